@@ -4,6 +4,10 @@ Hooks replace module attributes or methods, never classes (fairseq's programs im
 installed twice without harm.
 """
 
+from fairseq_mhmoe.integration import compat, distributed, progress, user_dir
+
 
 def install():
-    """Installs every hook; called once by the package's __init__, before models and tasks are imported."""
+    """Installs every hook; the package's __init__ calls it before it imports models and tasks."""
+    for concern in (compat, distributed, progress, user_dir):
+        concern.install()

@@ -1,0 +1,119 @@
+"""From summed logging outputs to the figures in the log.
+
+Routing is logged as one hidden vector per MoE layer that fairseq's meters add up; the ratios are derived from the total
+when a line is printed, so that the figures of an interval, an epoch or a validation set are those of all its
+sub-tokens, not averages of batches. Shape letters: N experts.
+"""
+
+import math
+import re
+
+import torch
+from fairseq import utils
+from fairseq.logging import metrics
+
+from fairseq_mhmoe.moe.stats import unpack
+
+LAYER_STATS = re.compile(r"^moe_l(\d+)_stats$")
+
+# Smaller numbers come first in a line.
+PRIORITY_ROUTING = 25
+PRIORITY_LAYER = 900
+
+
+def dropped(stats):
+    """Share of the choices that capacity dropped."""
+    return stats.dropped_share
+
+
+def entropy(stats):
+    """Entropy of the gate, nats per sub-token; log N when uniform."""
+    return stats.entropy
+
+
+def load_max(stats):
+    """Load of the busiest expert over the mean load."""
+    return stats.load_max
+
+
+def active(stats):
+    """Share of experts selected more than half as often, per sub-token, as under an even load."""
+    return float((stats.load > 0.5 * stats.load.mean()).double().mean())
+
+
+ROUTING = {"dropped": dropped, "entropy": entropy, "load_max": load_max, "active": active}
+
+
+def total(logging_outputs, key):
+    """Sum of one entry over the logging outputs; those without it count as 0."""
+    return sum(output[key] for output in logging_outputs if key in output)
+
+
+def log_losses(logging_outputs):
+    """Logs loss, nll_loss and ppl; losses in bits (base 2), as fairseq does."""
+    sample_size = total(logging_outputs, "sample_size")
+    tokens = total(logging_outputs, "ntokens")
+    nll = total(logging_outputs, "nll_loss")
+    loss = total(logging_outputs, "loss")
+    metrics.log_scalar("loss", loss / sample_size / math.log(2), sample_size, round=3)
+    metrics.log_scalar("nll_loss", nll / tokens / math.log(2), tokens, round=3)
+    metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
+
+
+def log_routing(logging_outputs):
+    """Logs the extra losses (as they enter the loss, without weight) and how sub-tokens were spread over experts."""
+    if not logging_outputs or "moe_gate_loss" not in logging_outputs[0]:
+        return
+    sample_size = total(logging_outputs, "sample_size")
+    for key in ("moe_gate_loss", "moe_z_loss"):
+        loss = total(logging_outputs, key) / sample_size
+        metrics.log_scalar(key, loss, sample_size, priority=PRIORITY_ROUTING, round=4)
+
+    layers = [int(match[1]) for match in map(LAYER_STATS.match, logging_outputs[0]) if match]
+    # One copy to the host for all layers.
+    stats = torch.stack([total(logging_outputs, f"moe_l{layer}_stats") for layer in layers]).double().cpu()
+    for layer, layer_stats in zip(layers, stats, strict=True):
+        metrics.log_scalar_sum(f"_moe_l{layer}_stats", layer_stats)
+        loss = total(logging_outputs, f"moe_l{layer}_gate_loss") / sample_size
+        metrics.log_scalar(f"moe_l{layer}_gate_loss", loss, sample_size, priority=PRIORITY_LAYER)
+
+    for name, figure in ROUTING.items():
+        metrics.log_derived(f"moe_{name}", mean_over(layers, figure), priority=PRIORITY_ROUTING)
+        for layer in layers:
+            metrics.log_derived(f"moe_l{layer}_{name}", mean_over([layer], figure), priority=PRIORITY_LAYER)
+
+    if "moe_log_expert_load" in logging_outputs[0]:
+        experts = unpack(stats[0]).load.numel()
+        for layer in layers:
+            for expert in range(experts):
+                key = f"moe_l{layer}_e{expert}_load"
+                metrics.log_derived(key, load_share(layer, expert), priority=PRIORITY_LAYER)
+
+
+def mean_over(layers, figure):
+    """A derived metric: mean of one figure over MoE layers; 0 before anything was seen."""
+
+    def value(meters):
+        return sum(map(figure, seen(meters, layers))) / len(layers)
+
+    return rounded(value)
+
+
+def load_share(layer, expert):
+    """A derived metric: the part of the choices of one layer that went to one expert."""
+
+    def value(meters):
+        return sum(float(stats.load[expert] / stats.load.sum().clamp(min=1)) for stats in seen(meters, [layer]))
+
+    return rounded(value)
+
+
+def seen(meters, layers):
+    """The statistics of these layers; none of a meter that was just reset."""
+    sums = (meters[f"_moe_l{layer}_stats"].sum for layer in layers)
+    return [unpack(stats) for stats in sums if torch.is_tensor(stats)]
+
+
+def rounded(value):
+    """Four digits are enough for a log."""
+    return lambda meters: round(value(meters), 4)
