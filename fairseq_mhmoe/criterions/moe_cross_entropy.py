@@ -45,7 +45,7 @@ class MoECrossEntropy(FairseqCriterion):
 
     The extra losses are means over sub-tokens; times sample_size they survive the trainer's division by it.
     A model reports them in the second part of its output, as lists with one entry per MoE layer: "l_aux" and "z_loss"
-    (scalars), "moe_stats" ([N + 3], see moe/stats.py), "moe_layers" (numbers). Any fairseq language model may go without.
+    (scalars), "moe_stats" ([N + 3], see moe/stats.py), "moe_layers" (numbers). Other language models go without.
     """
 
     def __init__(
@@ -63,7 +63,8 @@ class MoECrossEntropy(FairseqCriterion):
                 raise ValueError(f"{option} {weight}: expected a number of 0 or more; 0 leaves that loss out")
         if moe_gate_loss_combine_method not in COMBINE_METHODS:
             raise ValueError(
-                f"--moe-gate-loss-combine-method {moe_gate_loss_combine_method}: expected one of {', '.join(COMBINE_METHODS)}"
+                f"--moe-gate-loss-combine-method {moe_gate_loss_combine_method}: "
+                f"expected one of {', '.join(COMBINE_METHODS)}"
             )
         self.gate_weight = moe_gate_loss_wt
         self.z_weight = moe_z_loss_wt

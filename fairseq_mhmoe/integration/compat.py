@@ -5,7 +5,7 @@
 * `--bf16` on the command line turns on `tpu`, and the trainer then asks for torch_xla.
 * torch.load refuses pickles with code (weights_only is its default since 2.6; a checkpoint of fairseq's needs none):
   its page of advice becomes one line.
-* broadcast_object, which resuming in several processes uses, sends an omegaconf config through torch.load and is refused.
+* broadcast_object, needed to resume in several processes, sends an omegaconf config through torch.load and is refused.
 """
 
 import pickle
@@ -52,9 +52,8 @@ def load_checkpoint_explained(original, path, *args, **kwargs):
         return original(path, *args, **kwargs)
     except (pickle.UnpicklingError, EOFError) as error:
         raise ValueError(
-            f"{path} is not a checkpoint of this program: it is damaged, or reading it would run code that it contains. "
-            "Restore it from a copy, take an earlier checkpoint of the same folder (--restore-file), or have its author "
-            "save a plain dictionary of tensors and numbers."
+            f"{path} is not a checkpoint of this program: it is damaged, or reading it would run code that it holds. "
+            "Restore it from a copy, or take an earlier checkpoint of the same folder (--restore-file)."
         ) from error
 
 

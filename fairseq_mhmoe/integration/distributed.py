@@ -1,8 +1,8 @@
 """Several processes with the stock programs of fairseq 0.12.3.1, on GPUs (nccl) or on the CPU (gloo).
 
-fairseq looks at torchrun's variables only when its own world size is above one, which is the number of GPUs that it sees:
-on the CPU, and with one GPU per node, R processes would silently train R models into one folder. Elsewhere it divides
-by the number of GPUs, or hands a device number to a wrapper that has no device.
+fairseq looks at torchrun's variables only when its own world size, by default the number of GPUs that it sees, is above
+one: on the CPU, and with one GPU per node, R processes would silently train R models into one folder. Elsewhere it
+divides by the number of GPUs, or hands a device number to a wrapper that has no device.
 fairseq-eval-lm prints the share of one process as if it were the whole result, so it runs in one process.
 """
 

@@ -30,7 +30,7 @@ def import_user_module(original, args):
         return None
     if Path(user_dir).resolve().name == PACKAGE.name:
         raise ImportError(
-            f"--user-dir {user_dir} is another copy of {PACKAGE.name} than the one that is already imported from {PACKAGE}: "
+            f"--user-dir {user_dir} is another copy of {PACKAGE.name} than {PACKAGE}, which is already imported: "
             "name that folder, or start a program that does not import the package first"
         )
     return original(args)
