@@ -284,7 +284,7 @@ def test_help_explains_every_argument_and_variable():
     for name in "NGPUS NNODES SAVE_DIR BATCH LR EXPERTS TOPK FREQ OPTIONS".split():
         assert f"\n  {name} " in text
     variables = re.findall(r"^  ([A-Z_]+)=\$\{\1:-", (ROOT / "scripts/lib/arguments.sh").read_text(), re.MULTILINE)
-    assert len(variables) == 14
+    assert len(variables) == 15
     for name in [*variables, "VENV", "DRY_RUN", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"]:
         assert f"\n  {name} " in text
 
