@@ -1,0 +1,99 @@
+"""Which row goes to which expert, and back: one gather each way (S sub-tokens, K choices, N experts, d width).
+
+The choices are sorted by expert; rows of one expert then lie side by side. Choices of the expert id N (pads, dropped)
+sort last and lie outside every group.
+"""
+
+from typing import NamedTuple, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Plan(NamedTuple):
+    """The permutation of one forward pass."""
+
+    order: Tensor  # [S*K] flat choice (sub-token * K + k) at each sorted row
+    inverse: Tensor  # [S, K] sorted row of each choice
+    counts: Tensor  # [N] rows per expert
+    complete: bool  # no choice lies outside the groups (known without asking the device)
+
+
+def count_experts(experts: Tensor, num_experts: int) -> Tensor:
+    """[...] expert ids 0..N, N meaning none -> [N] how often each occurs, int64, without a host synchronisation."""
+    flat = experts.reshape(-1)
+    if flat.is_cuda:  # bincount asks the device for the largest value
+        counts = torch.zeros(num_experts + 1, dtype=torch.int64, device=flat.device)
+        counts.scatter_add_(0, flat, torch.ones_like(flat))
+    else:
+        counts = torch.bincount(flat, minlength=num_experts + 1)
+    return counts[:num_experts]
+
+
+def make_plan(experts: Tensor, num_experts: int, complete: bool) -> Plan:
+    """Sort the choices by expert, stably.
+
+    Args:
+        experts: [S, K] int64; N for a choice that no expert gets.
+        num_experts: N.
+        complete: that there is no such choice.
+    """
+    flat = experts.reshape(-1)
+    keys = flat.to(torch.int16) if num_experts < torch.iinfo(torch.int16).max else flat
+    order = torch.argsort(keys, stable=True)
+    rows = torch.arange(order.numel(), device=order.device)
+    inverse = torch.empty_like(order).scatter_(0, order, rows).view_as(experts)
+    return Plan(order, inverse, count_experts(experts, num_experts), complete)
+
+
+def dispatch(x: Tensor, plan: Plan) -> Tensor:
+    """[S, d] -> [S*K, d]: each sub-token's row once for every choice, sorted by expert."""
+    return _Dispatch.apply(x, plan.order, plan.inverse)
+
+
+def combine(rows: Tensor, gates: Tensor, plan: Plan) -> Tensor:
+    """Weighted sum of each sub-token's expert outputs (MH-MoE v1 eq. 6): [S*K, d], gates [S, K] -> [S, d]."""
+    return _Combine.apply(rows, gates.to(rows.dtype), plan.order, plan.inverse)
+
+
+def _gather_sum(rows: Tensor, inverse: Tensor, weights: Optional[Tensor] = None) -> Tensor:
+    """out[s] = sum over k of weights[s, k] * rows[inverse[s, k]]."""
+    if inverse.numel() == 0:
+        return rows.new_zeros(inverse.shape[0], rows.shape[1])
+    if inverse.shape[1] == 1 and weights is None:
+        return rows.index_select(0, inverse.view(-1))
+    return F.embedding_bag(inverse, rows, mode="sum", per_sample_weights=weights)
+
+
+class _Dispatch(torch.autograd.Function):
+    """The backward of a gather is a gather-sum here, since every sub-token knows its K rows: no index_add."""
+
+    @staticmethod
+    def forward(ctx, x, order, inverse):
+        ctx.save_for_backward(inverse)
+        return x.index_select(0, _token_of(order, inverse))
+
+    @staticmethod
+    def backward(ctx, grad):
+        (inverse,) = ctx.saved_tensors
+        return _gather_sum(grad.contiguous(), inverse), None, None
+
+
+class _Combine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows, gates, order, inverse):
+        ctx.save_for_backward(rows, gates, order, inverse)
+        return _gather_sum(rows, inverse, gates)
+
+    @staticmethod
+    def backward(ctx, grad):
+        rows, gates, order, inverse = ctx.saved_tensors
+        by_row = grad.contiguous().index_select(0, _token_of(order, inverse))
+        grad_gates = torch.linalg.vecdot(by_row, rows).index_select(0, inverse.view(-1)).view_as(gates)
+        return by_row.mul_(gates.reshape(-1).index_select(0, order).unsqueeze(1)), grad_gates, None, None
+
+
+def _token_of(order: Tensor, inverse: Tensor) -> Tensor:
+    top_k = inverse.shape[1]
+    return order if top_k == 1 else order.div(top_k, rounding_mode="floor")

@@ -1,0 +1,129 @@
+"""The MH-MoE layer (B batch, T length, D model width, H heads, d = D / H, S = B * T * H sub-tokens, N experts, K choices)."""
+
+import math
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import stats as layer_stats
+from .config import MoEConfig
+from .dispatch import combine, count_experts, dispatch, make_plan
+from .experts import StackedExperts
+from .losses import load_balancing_loss, router_z_loss
+from .router import build_router
+from .selection import Selection, select_experts
+
+
+class MoELayer(nn.Module):
+    """Multi-head mixture of experts: head layer, split, route, dispatch, experts, combine, merge (MH-MoE v1 eq. 1-8).
+
+    One class for all: H = 1 without head and merge layers is sparse MoE, with a cosine router X-MoE.
+    """
+
+    def __init__(self, config: MoEConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.d_model
+        self.head = nn.ModuleList(nn.Linear(width, width) for _ in range(config.num_head_layers))
+        self.router = build_router(config)
+        self.experts = self._build_experts(config.num_experts, config.d_sub, config.ffn_dim)
+        self.merge = nn.ModuleList(nn.Linear(width, width) for _ in range(config.num_merge_layers))
+        self.shared = self._build_experts(1, width, config.shared_expert_dim) if config.shared_expert_dim else None
+        self.reset_parameters()
+
+    def _build_experts(self, num_experts: int, d: int, ffn_dim: int) -> StackedExperts:
+        c = self.config
+        return StackedExperts(
+            num_experts, d, ffn_dim, c.activation, c.bias, c.subln, c.rms_norm, c.activation_dropout, c.backend
+        )
+
+    def reset_parameters(self) -> None:
+        """Head: Xavier uniform with gain 1/sqrt(2); merge: Xavier uniform, bias 0 (MH-MoE v1); the rest as nn.Linear."""
+        for linear in self.head:
+            linear.reset_parameters()
+            nn.init.xavier_uniform_(linear.weight, gain=1 / math.sqrt(2))
+        for linear in self.merge:
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        self.router.reset_parameters()
+        self.experts.reset_parameters()
+        if self.shared is not None:
+            self.shared.reset_parameters()
+
+    def scale_expert_weights(self, factor: float) -> None:
+        """Multiply the experts' matrices and biases, as SubLN and DeepNorm scale a dense FFN's at initialisation."""
+        self.experts.scale_weights(factor)
+        if self.shared is not None:
+            self.shared.scale_weights(factor)
+
+    def forward(
+        self, x: Tensor, padding_mask: Optional[Tensor] = None, noise: Optional[Tensor] = None
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Apply the layer.
+
+        Args:
+            x: [B, T, D].
+            padding_mask: [B, T] True where a token is padding; None when none is.
+            noise: random numbers for the second-expert policy instead of fresh ones, see `select_experts`.
+        Returns:
+            y [B, T, D], balance loss [] and router z-loss [] in float32, statistics [N + 3] (see `stats`). Flat tensors,
+            since activation checkpointing would cut the losses' gradient out of anything else.
+        """
+        sub = split_heads(project(x, self.head), self.config.heads)
+        if torch.is_autocast_enabled(x.device.type):
+            sub = sub.to(torch.get_autocast_dtype(x.device.type))
+        valid = self.valid_sub_tokens(padding_mask)
+        logits = self.router(sub)
+        selection = select_experts(logits, self.config, self.training, valid, noise)
+        out, statistics = self._run_experts(sub, selection, valid)
+        y = project(merge_heads(out, x.shape), self.merge)
+        if self.shared is not None:
+            y = y + self._run_shared(x)
+        l_aux = load_balancing_loss(
+            selection.probs, selection.choices[:, 0], valid, count_pads=self.config.padding == "counted"
+        )
+        return y, l_aux, router_z_loss(logits, valid), statistics
+
+    def valid_sub_tokens(self, padding_mask: Optional[Tensor]) -> Optional[Tensor]:
+        """[B, T] mask of pads -> [S] True for real sub-tokens; each inherits its token's mask."""
+        if padding_mask is None or self.config.padding == "routed":
+            return None
+        valid = ~padding_mask.reshape(-1, 1).bool()
+        return valid.expand(-1, self.config.heads).reshape(-1)
+
+    def _run_experts(self, sub: Tensor, selection: Selection, valid: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+        """[S, d] -> [S, d] and the statistics."""
+        num_experts = self.config.num_experts
+        plan = make_plan(selection.experts, num_experts, complete=selection.experts is selection.choices)
+        rows = self.experts(dispatch(sub, plan), plan.counts, plan.complete)
+        out = combine(rows, selection.gates, plan)
+        if self.config.residual:
+            out = out + sub
+        dropless = selection.experts is selection.wanted
+        load = plan.counts if dropless else count_experts(selection.wanted, num_experts)
+        return out, layer_stats.pack(selection, plan.counts, load, valid)
+
+    def _run_shared(self, x: Tensor) -> Tensor:
+        """The expert that every token passes: [B, T, D] -> [B, T, D]."""
+        rows = x.reshape(-1, x.shape[-1])
+        counts = torch.full((1,), rows.shape[0], dtype=torch.int64, device=x.device)
+        return self.shared(rows, counts).view_as(x)
+
+
+def project(x: Tensor, layers: nn.ModuleList) -> Tensor:
+    """[..., D] -> [..., D] through linear layers with ReLU between them (MH-MoE v1, ablation of the MLP's depth)."""
+    for i, linear in enumerate(layers):
+        x = linear(x if i == 0 else F.relu(x))
+    return x
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, T, D] -> [S, d]: sub-token j of token i is row i * H + j (MH-MoE v1 eq. 2)."""
+    return x.reshape(-1, x.shape[-1] // heads)
+
+
+def merge_heads(out: Tensor, shape: torch.Size) -> Tensor:
+    """[S, d] -> [B, T, D], the inverse of `split_heads` (MH-MoE v1 eq. 7)."""
+    return out.reshape(shape)

@@ -1,0 +1,124 @@
+"""From router logits to experts and gates: top-k, second-expert policies, capacity (S sub-tokens, N experts, K choices)."""
+
+import math
+from typing import NamedTuple, Optional, Union
+
+import torch
+from torch import Tensor
+
+from .config import MoEConfig
+
+
+class Selection(NamedTuple):
+    """Where each sub-token goes. An expert id of N means: nowhere."""
+
+    probs: Tensor  # [S, N] softmax of the logits
+    choices: Tensor  # [S, K] experts by preference, before anything is dropped
+    wanted: Tensor  # [S, K] choices less pads and second experts that the policy left out
+    experts: Tensor  # [S, K] wanted less those beyond an expert's capacity
+    gates: Tensor  # [S, K] weight of each choice in the sum, 0 where dropped
+    locations: Optional[Tensor]  # [S, K] place in the expert's queue, from 0; None when dropless
+
+
+def select_experts(
+    logits: Tensor, config: MoEConfig, training: bool, valid: Optional[Tensor] = None, noise: Optional[Tensor] = None
+) -> Selection:
+    """Choose K experts per sub-token and weigh them (MH-MoE v1 eq. 4-5, GShard's capacity).
+
+    Args:
+        logits: [S, N] float32.
+        config: the layer's rules.
+        training: whether the layer trains; evaluation may have another capacity and draws nothing at random.
+        valid: [S] False where the sub-token is padding; None when none is or when pads are routed.
+        noise: the random numbers of the second-expert policy, drawn here when None: Gumbel noise [S, N] for
+            "sampling", uniform numbers [S, K - 1] for "random".
+    """
+    num_experts, top_k = config.num_experts, config.top_k
+    probs = torch.softmax(logits, dim=1)
+    policy = config.second_policy if training or config.sample_in_eval else "all"
+    choices = _choose(logits.detach() if policy == "sampling" else probs.detach(), top_k, policy, noise)
+    gates = probs.gather(1, choices)
+    if config.normalize_gates == "before":
+        gates = _normalize(gates)
+
+    keep = None if valid is None else valid.unsqueeze(1).expand_as(choices)
+    if policy == "random":
+        taken = _taken_at_random(gates.detach(), noise)
+        keep = taken if keep is None else keep & taken
+    wanted = choices if keep is None else choices.masked_fill(~keep, num_experts)
+
+    limit = _capacity(config, training, logits.shape[0], valid)
+    if limit is None:
+        experts, locations = wanted, None
+    else:
+        priority = probs.detach().amax(1) if config.batch_prioritized else None
+        locations = queue_locations(wanted, num_experts, priority)
+        experts = wanted.masked_fill(locations >= limit, num_experts)
+    if experts is not choices:
+        gates = gates * (experts < num_experts)
+    if config.normalize_gates == "after":
+        gates = _normalize(gates)
+    return Selection(probs, choices, wanted, experts, gates, locations)
+
+
+def queue_locations(experts: Tensor, num_experts: int, priority: Optional[Tensor] = None) -> Tensor:
+    """Place of each choice in its expert's queue: all first choices in token order, then all second ones, and so on.
+
+    Args:
+        experts: [S, K] int64; N means that the choice is in no queue.
+        priority: [S] larger comes first (batch-prioritised routing); None for token order.
+    Returns:
+        [S, K] int64, from 0; the place among the others for choices in no queue.
+    """
+    tokens, top_k = experts.shape
+    order = None if priority is None else torch.argsort(priority, descending=True, stable=True)
+    queued = (experts if order is None else experts.index_select(0, order)).t().reshape(-1)
+    by_expert = torch.argsort(queued, stable=True)
+    sizes = torch.zeros(num_experts + 1, dtype=torch.int64, device=experts.device)
+    sizes.scatter_add_(0, queued, torch.ones_like(queued))
+    starts = sizes.cumsum(0) - sizes
+    places = torch.arange(queued.numel(), device=queued.device) - starts.index_select(0, queued[by_expert])
+    locations = torch.empty_like(queued).scatter_(0, by_expert, places).view(top_k, tokens).t()
+    if order is None:
+        return locations
+    return torch.empty_like(locations).scatter_(0, order.unsqueeze(1).expand_as(locations), locations)
+
+
+def _choose(scores: Tensor, top_k: int, policy: str, noise: Optional[Tensor]) -> Tensor:
+    if policy != "sampling":
+        return scores.topk(top_k, dim=1).indices
+    # Gumbel-top-k: a sample without replacement from the softmax of the others
+    first = scores.argmax(1, keepdim=True)
+    if noise is None:
+        noise = -torch.empty_like(scores).exponential_().log()
+    rest = (scores + noise).scatter(1, first, float("-inf")).topk(top_k - 1, dim=1).indices
+    return torch.cat([first, rest], dim=1)
+
+
+def _taken_at_random(gates: Tensor, noise: Optional[Tensor]) -> Tensor:
+    """A later choice is taken with probability K * gate (GShard's 2 * g_2 > u); the first one always."""
+    top_k = gates.shape[1]
+    if noise is None:
+        noise = torch.rand_like(gates[:, 1:])
+    return torch.cat([torch.ones_like(gates[:, :1], dtype=torch.bool), top_k * gates[:, 1:] > noise], dim=1)
+
+
+def _normalize(gates: Tensor) -> Tensor:
+    """[S, K] divided by the sum over K; one choice alone keeps its gate as it is."""
+    if gates.shape[1] == 1:
+        return gates
+    return gates / gates.sum(1, keepdim=True).clamp(min=torch.finfo(gates.dtype).eps)
+
+
+def _capacity(
+    config: MoEConfig, training: bool, tokens: int, valid: Optional[Tensor]
+) -> Optional[Union[int, Tensor]]:
+    """Choices that an expert takes; None without a limit. On the device, unread, where it depends on the padding."""
+    fraction = config.eval_capacity_fraction
+    count = tokens if valid is None or config.padding == "counted" else valid.sum(dtype=torch.float64)
+    ceil, floor = (math.ceil, math.floor) if isinstance(count, int) else (torch.ceil, torch.floor)
+    if not training and fraction > 0:
+        return ceil(fraction * count)
+    if config.capacity_factor == 0:
+        return None
+    return config.top_k * floor(config.capacity_factor * ceil(count / config.num_experts))

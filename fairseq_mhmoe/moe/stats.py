@@ -1,0 +1,75 @@
+"""What a layer reports of one forward pass: sums in one flat tensor, so that batches, steps and ranks can be added."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .selection import Selection
+
+SCALARS = ("sub_tokens", "dropped", "entropy_sum")
+
+
+def pack(selection: Selection, counts: Tensor, load: Tensor, valid) -> Tensor:
+    """Flat float32 statistics [N + 3]: load per expert, then SCALARS. No gradient, no host synchronisation.
+
+    Args:
+        selection: where the sub-tokens went.
+        counts: [N] choices that experts got.
+        load: [N] choices that experts were wanted for, before capacity dropped any.
+        valid: [S] False for pads; None when all count.
+    """
+    probs = selection.probs.detach()
+    entropy = -torch.special.xlogy(probs, probs).sum(1)
+    if valid is None:
+        sub_tokens, entropy_sum = entropy.new_full((), entropy.numel()), entropy.sum()
+    else:
+        weight = valid.to(entropy.dtype)
+        sub_tokens, entropy_sum = weight.sum(), torch.dot(entropy, weight)
+    dropped = (load - counts).sum()
+    return torch.cat([load.float(), torch.stack([sub_tokens.float(), dropped.float(), entropy_sum.float()])])
+
+
+@dataclass(frozen=True)
+class LayerStats:
+    """Readable statistics of one MoE layer; every figure a sum over what was seen."""
+
+    load: Tensor  # [N] choices per expert before dropping
+    sub_tokens: float  # routed sub-tokens, pads left out unless they are routed
+    dropped: float  # choices lost to capacity
+    entropy_sum: float  # nats, summed over sub-tokens
+
+    @property
+    def dropped_share(self) -> float:
+        """Dropped choices / choices."""
+        return self.dropped / max(float(self.load.sum()), 1.0)
+
+    @property
+    def entropy(self) -> float:
+        """Mean entropy of the gate per sub-token, nats (log N when uniform)."""
+        return self.entropy_sum / max(self.sub_tokens, 1.0)
+
+    @property
+    def load_max(self) -> float:
+        """Load of the busiest expert over the mean load; 1 when even."""
+        return float(self.load.max() / self.load.mean().clamp(min=1e-9))
+
+    def selection_frequency(self, heads: int = 1) -> Tensor:
+        """[N] selections of each expert per sub-token, or per token when `heads` sub-tokens make one."""
+        return self.load * (heads / max(self.sub_tokens, 1.0))
+
+    def activated(self, threshold: float, heads: int = 1) -> float:
+        """Share of experts whose selection frequency passes the threshold (MH-MoE v1 figure 1)."""
+        return float((self.selection_frequency(heads) > threshold).double().mean())
+
+
+def unpack(stats: Tensor) -> LayerStats:
+    """Read a (summed) statistics tensor [N + 3]; copies it to the host."""
+    values = stats.detach().double().cpu()
+    load, scalars = values[: -len(SCALARS)], values[-len(SCALARS) :].tolist()
+    return LayerStats(load, **dict(zip(SCALARS, scalars)))
+
+
+def uniform_threshold(top_k: int, num_experts: int) -> float:
+    """Half of the selection frequency that every expert has under an even load, K / (2 N)."""
+    return top_k / (2 * num_experts)
