@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# Makes the virtual environment: torch, fairseq, this package. A second call with nothing changed returns at once.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+VENV=${VENV:-$ROOT/.venv}
+LOG=$VENV/setup.log
+STAMP=$VENV/setup.stamp
+NEEDED_GB=8
+
+usage() {
+  cat <<'TEXT'
+usage: bash scripts/setup.sh
+
+Makes a virtual environment with everything that training, the demonstration and the tests need: about 8 GB (most of it
+torch with CUDA) and 5 to 10 minutes, of which about 4 to compile fairseq. Needs Python 3.10, 3.11 or 3.12 with its venv
+module and headers, a C++ compiler, and a package index that pip reaches. Called again, it does only what is missing.
+
+Variables:
+  VENV        where to make it                                    default: .venv in this repository
+  PYTHON      the Python to make it with                          default: python3, else python3.12, 3.11, 3.10
+  TORCH_SPEC  what to install for torch and torchvision, together, default: the versions in constraints.txt
+              e.g. TORCH_SPEC="torch==2.9.1 torchvision==0.24.1"
+  PIP_...     pip's own, e.g. PIP_INDEX_URL or PIP_EXTRA_INDEX_URL for another build of torch
+TEXT
+}
+
+say() { printf 'setup: %s\n' "$*"; }
+
+fail() {
+  printf 'setup: error: %s\n' "$1" >&2
+  printf 'setup: remedy: %s\n' "$2" >&2
+  exit 1
+}
+
+supported_python() {
+  "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
+}
+
+# Sets PYTHON to one that will do.
+find_python() {
+  if [[ -n ${PYTHON:-} ]]; then
+    supported_python "$PYTHON" || fail "PYTHON=$PYTHON is not Python 3.10, 3.11 or 3.12" "name one that is, or unset PYTHON"
+    return
+  fi
+  for PYTHON in python3 python3.12 python3.11 python3.10; do
+    supported_python "$PYTHON" && return
+  done
+  fail "no Python 3.10, 3.11 or 3.12 found" "install one (Debian: apt-get install python3 python3-venv python3-dev)"
+}
+
+check_build_tools() {
+  "$PYTHON" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
+    fail "$PYTHON has no venv module" "install it (Debian: apt-get install python3-venv)"
+  "$PYTHON" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
+    fail "$PYTHON has no C headers, and fairseq is compiled" "install them (Debian: apt-get install python3-dev)"
+  command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null ||
+    fail "no C++ compiler, and fairseq is compiled" "install one (Debian: apt-get install g++), or set CXX"
+}
+
+check_disk() {
+  local place=$VENV free_kb
+  while [[ ! -d $place ]]; do place=$(dirname "$place"); done
+  free_kb=$(df -Pk "$place" | awk 'NR == 2 { print $4 }')
+  ((free_kb >= NEEDED_GB * 1024 * 1024)) ||
+    fail "$((free_kb / 1024 / 1024)) GB free in $place, about $NEEDED_GB needed" "make room, or set VENV to a larger disk"
+}
+
+# What the environment was made from: when this changes, setup runs again.
+fingerprint() {
+  (
+    cd "$ROOT"
+    sha256sum setup.py pyproject.toml constraints.txt
+    printf '%s\n' "$ROOT" "$(torch_spec)"
+  ) | sha256sum
+}
+
+torch_spec() {
+  printf '%s\n' "${TORCH_SPEC:-$(grep -E '^torch(vision)?==' "$ROOT/constraints.txt" | paste -sd ' ')}"
+}
+
+up_to_date() {
+  [[ -x $VENV/bin/fairseq-train && -f $STAMP && $(cat "$STAMP") == "$(fingerprint)" ]]
+}
+
+# step TITLE REMEDY COMMAND...: runs a command with its output in the log, says how long it took.
+step() {
+  local title=$1 remedy=$2 start=$SECONDS pid
+  shift 2
+  say "$title"
+  printf '\n== %s\n' "$title" >>"$LOG"
+  "$@" >>"$LOG" 2>&1 &
+  pid=$!
+  while sleep 1 && kill -0 "$pid" 2>/dev/null; do
+    (((SECONDS - start) % 30 == 0)) && say "  ... $((SECONDS - start)) s"
+  done
+  if ! wait "$pid"; then
+    printf 'setup: the end of %s:\n' "$LOG" >&2
+    tail -n 15 "$LOG" >&2
+    fail "\"$title\" failed" "$remedy"
+  fi
+  say "  done in $((SECONDS - start)) s"
+}
+
+pip_install() {
+  "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$@"
+}
+
+# constraints.txt, with torch as it is now installed: TORCH_SPEC may have asked for another one.
+write_constraints() {
+  local installed
+  installed=$("$VENV/bin/python" -m pip freeze --disable-pip-version-check | grep -E '^torch(vision)?==')
+  {
+    printf '%s\n' "$installed"
+    grep -vE '^(#|torch==|torchvision==)' "$ROOT/constraints.txt" | if [[ -n ${TORCH_SPEC:-} ]]; then
+      grep -v '^torchaudio=='
+    else
+      cat
+    fi
+  } >"$VENV/constraints.txt"
+}
+
+install_everything() {
+  local network="see the log above; is the package index reachable? (proxy: HTTPS_PROXY; a mirror: PIP_INDEX_URL)"
+  local spec
+  read -ra spec <<<"$(torch_spec)"
+
+  if [[ ! -x $VENV/bin/python ]]; then
+    "$PYTHON" -m venv "$VENV" || fail "cannot make $VENV" "choose a folder that can be written: VENV=path"
+  fi
+  supported_python "$VENV/bin/python" ||
+    fail "$VENV has no working Python 3.10, 3.11 or 3.12" "remove it, or set VENV to another path"
+  : >"$LOG"
+  step "build tools" "$network" \
+    pip_install --upgrade -c "$ROOT/constraints.txt" pip "setuptools>=70" wheel cython numpy pybind11
+  step "${spec[*]} (a large download)" "$network" pip_install "${spec[@]}"
+  write_constraints
+  step "fairseq, compiled here against that torch (about 4 minutes)" \
+    "see the log above: a compiler error is often missing memory (set MAX_JOBS=1) or missing headers (python3-dev)" \
+    pip_install --no-build-isolation -c "$VENV/constraints.txt" fairseq-fixed==0.12.3.1
+  step "this package and what its tests need" "$network" \
+    pip_install -c "$VENV/constraints.txt" --editable "${ROOT}[dev]"
+  step "trying it" "remove $VENV and run bash scripts/setup.sh again; the log says what does not import" \
+    "$VENV/bin/python" -c 'import torch, torchvision, torchscale, fairseq_mhmoe; print(torch.__version__)'
+}
+
+main() {
+  if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+    usage
+    return
+  fi
+  (($# == 0)) || fail "unknown argument: $1" "bash scripts/setup.sh --help"
+  if up_to_date; then
+    say "$VENV is up to date"
+    return
+  fi
+  local start=$SECONDS
+  find_python
+  check_build_tools
+  [[ -x $VENV/bin/fairseq-train ]] || check_disk
+  say "making $VENV with $("$PYTHON" --version); details in $LOG"
+  rm -f "$STAMP"
+  install_everything
+  fingerprint >"$STAMP.tmp"
+  mv "$STAMP.tmp" "$STAMP"
+  say "$VENV is ready after $((SECONDS - start)) s"
+}
+
+main "$@"

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Lint and tests. With arguments: pytest with these arguments only.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+VENV=${VENV:-$ROOT/.venv}
+# Many small tests side by side: one thread each.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+usage() {
+  cat <<'TEXT'
+usage: bash scripts/test.sh [PYTEST ARGUMENTS]
+
+Makes the virtual environment if it is missing (scripts/setup.sh), then runs ruff, shellcheck and all tests.
+With arguments it runs only pytest with them, e.g.: bash scripts/test.sh tests/moe -k capacity
+TEXT
+}
+
+say() { printf 'test: %s\n' "$*"; }
+
+lint() {
+  say "ruff"
+  "$VENV/bin/ruff" check .
+  if [[ ! -x $VENV/bin/shellcheck ]]; then
+    say "shellcheck is not installed here: shell scripts are not checked"
+    return
+  fi
+  say "shellcheck"
+  local files
+  mapfile -t files < <(find scripts .ci -type f \( -name '*.sh' -o -path '.ci/run' \))
+  "$VENV/bin/shellcheck" --external-sources "${files[@]}"
+}
+
+# Exit status 5 of pytest means that no test is marked so.
+run_marked() {
+  local status=0
+  "$VENV/bin/python" -m pytest -q -m "$@" || status=$?
+  ((status == 0 || status == 5)) || exit "$status"
+}
+
+main() {
+  if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+    usage
+    return
+  fi
+  cd "$ROOT"
+  VENV=$VENV bash scripts/setup.sh
+  if (($# > 0)); then
+    exec "$VENV/bin/python" -m pytest "$@"
+  fi
+  lint
+  say "tests that are not slow"
+  run_marked "not slow" --numprocesses 2 --dist loadfile
+  say "slow tests"
+  run_marked "slow"
+  say "all passed after $SECONDS s"
+}
+
+main "$@"
