@@ -1,0 +1,92 @@
+"""Perplexity by document, bits per byte and experts in use of a checkpoint, with the options of fairseq-eval-lm.
+
+    python -m fairseq_mhmoe.cli.evaluate data/demo-english --user-dir fairseq_mhmoe --task gpt \
+        --path checkpoint_best.pt --gen-subset valid,test --tokens-per-sample 128 --output scores.json
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from fairseq import checkpoint_utils, options, tasks, utils
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+from fairseq_mhmoe.cli.files import write_json
+from fairseq_mhmoe.evaluation.activation import activated_experts
+from fairseq_mhmoe.evaluation.documents import SplitScores, document_sizes, score_split
+from fairseq_mhmoe.evaluation.perplexity import bits_per_byte, perplexity, perplexity_interval
+
+
+def evaluate(cfg) -> dict:
+    """Score the splits that cfg (a fairseq configuration of eval-lm) names, by split; see `report` for each."""
+    if cfg.eval_lm.context_window > 0:
+        raise ValueError(
+            f"--context-window {cfg.eval_lm.context_window}: documents need blocks without overlap; leave it out"
+        )
+    utils.import_user_module(cfg.common)
+    task = tasks.setup_task(cfg.task)
+    models, saved, task = checkpoint_utils.load_model_ensemble_and_task([cfg.common_eval.path], task=task)
+    model = models[0].eval()
+    if torch.cuda.is_available() and not cfg.common.cpu:
+        model.cuda()
+    return {split: evaluate_split(cfg, task, model, saved.model, split) for split in cfg.dataset.gen_subset.split(",")}
+
+
+def evaluate_split(cfg, task, model, model_cfg, split: str) -> dict:
+    """Score one split with the batches of fairseq-eval-lm."""
+    task.load_dataset(split)
+    batches = task.eval_lm_dataloader(
+        dataset=task.dataset(split),
+        max_tokens=cfg.dataset.max_tokens or 36000,
+        batch_size=cfg.dataset.batch_size,
+        max_positions=utils.resolve_max_positions(model.max_positions()),
+        num_workers=cfg.dataset.num_workers,
+    )
+    sizes = document_sizes(cfg.task.data, split, task.source_dictionary)
+    scores = score_split(model, task.dataset(split), batches, sizes)
+    return report(scores, bytes_of_split(cfg.task.data, split), model_cfg)
+
+
+def bytes_of_split(data: str, split: str) -> int | None:
+    """UTF-8 bytes of a split as its manifest.json states them; None for a folder without manifest."""
+    manifest = Path(utils.split_paths(data)[0]) / "manifest.json"
+    if not manifest.exists():
+        return None
+    return json.loads(manifest.read_text())["splits"][split]["bytes"]
+
+
+def report(scores: SplitScores, num_bytes: int | None, model_cfg) -> dict:
+    """The figures as plain numbers: nll in nats, perplexity with its interval, bits per byte, experts in use."""
+    nll, tokens = float(scores.nll.sum()), int(scores.tokens.sum())
+    low, high = perplexity_interval(scores.nll, scores.tokens)
+    activation = None
+    if scores.layer_stats:
+        top_k = 1 if model_cfg.moe_top1_expert else model_cfg.moe_top_k
+        activation = asdict(activated_experts(scores.layer_stats, top_k, model_cfg.mhmoe_heads_number))
+    return {
+        "documents": len(scores.nll),
+        "tokens": tokens,
+        "nll": nll,
+        "perplexity": perplexity(nll, tokens),
+        "interval_95": [low, high],
+        "bits_per_byte": bits_per_byte(nll, num_bytes) if num_bytes else None,
+        "activated_experts": activation,
+        "document_nll": scores.nll.tolist(),
+        "document_tokens": scores.tokens.tolist(),
+    }
+
+
+def main() -> None:
+    parser = options.get_eval_lm_parser()
+    parser.add_argument("--output", help="JSON file for the result; standard output when absent")
+    args = options.parse_args_and_arch(parser)
+    result = evaluate(convert_namespace_to_omegaconf(args))
+    if args.output:
+        write_json(Path(args.output), result)
+    else:
+        print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a trained language model is worth: perplexity with its uncertainty, bits per byte, experts in use."""
