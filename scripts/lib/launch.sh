@@ -83,24 +83,22 @@ find_master() {
 # Sets LAUNCHER and DEVICE_OPTIONS.
 build_launcher() {
   local ranks=$((NGPUS * NNODES))
-  local program=$VENV/bin/fairseq-train
   # Always given: fairseq otherwise takes every GPU that it sees.
   DEVICE_OPTIONS=(--distributed-world-size "$ranks")
   if [[ $DEVICE == cpu ]]; then
     DEVICE_OPTIONS+=(--cpu)
   fi
-  LAUNCHER=("$program")
+  LAUNCHER=("$VENV/bin/fairseq-train")
   if ((ranks == 1)); then
     return
   fi
   find_node_rank
   find_master
   if [[ $DEVICE == cpu ]]; then
-    program=$ROOT/scripts/lib/fairseq_train_rank.py
-    DEVICE_OPTIONS+=(--distributed-init-method env:// --distributed-backend gloo --distributed-no-spawn)
+    DEVICE_OPTIONS+=(--distributed-backend gloo)
   fi
   LAUNCHER=("$VENV/bin/torchrun" --nnodes "$NNODES" --node-rank "$NODE_RANK" --nproc-per-node "$NGPUS"
-    --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT" "$program")
+    --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT" "$VENV/bin/fairseq-train")
 }
 
 # Sets PRECISION_OPTIONS.
@@ -120,7 +118,8 @@ build_command() {
   choose_precision
   build_launcher
   build_precision
-  local validation=(--disable-validation) top1=()
+  local validation=(--disable-validation) top1=() expert_count=$EXPERTS
+  ((FREQ > 0)) || expert_count=0 # fairseq_mhmoe refuses experts that no layer has
   ((VALIDATE == 0)) || validation=()
   ((TOPK > 1)) || top1=(--moe-top1-expert)
   # shellcheck disable=SC2034  # run.sh prints and runs it
@@ -141,7 +140,7 @@ build_command() {
     --batch-size "$((BATCH / (NGPUS * NNODES * UPDATE_FREQ)))" --update-freq "$UPDATE_FREQ"
     --required-batch-size-multiple 1
     --total-num-update "$MAX_UPDATE" --max-update "$MAX_UPDATE" --seed "$SEED" --ddp-backend no_c10d
-    --moe-expert-count "$EXPERTS" --moe-freq "$FREQ" --moe-top-k "$TOPK" --pad-to-max-len "${top1[@]}"
+    --moe-expert-count "$expert_count" --moe-freq "$FREQ" --moe-top-k "$TOPK" --pad-to-max-len "${top1[@]}"
     --moe-gating-use-fp32 --moe-normalize-gate-prob-before-dropping --moe-eval-capacity-token-fraction -1.0
     --criterion moe_cross_entropy --moe-gate-loss-wt 0.01 --moe-gate-loss-combine-method sum
     --flash-attention --spm-model "$SPM_MODEL"

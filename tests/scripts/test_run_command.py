@@ -270,7 +270,8 @@ def test_incomplete_data_folder_is_named(tmp_path):
 
 
 def test_dense_model_has_no_condition_on_experts():
-    assert value(dry_run("3", "1", "runs/x", "12", "6e-4", "8", "1", "0"), "--moe-freq") == "0"
+    words = dry_run("3", "1", "runs/x", "12", "6e-4", "8", "1", "0")
+    assert (value(words, "--moe-freq"), value(words, "--moe-expert-count")) == ("0", "0")
 
 
 def test_works_from_another_folder(tmp_path):
