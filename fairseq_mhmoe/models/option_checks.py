@@ -1,0 +1,154 @@
+"""Which options exclude each other, and which have no effect beside others."""
+
+import logging
+from typing import Any, Dict, Iterable, Iterator, Tuple
+
+logger = logging.getLogger(__name__)
+
+SUPPORTED_BITS = 32
+_warned = set()
+
+
+def flag(name: str) -> str:
+    """The option as it is written on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def check_options(cfg: Any) -> None:
+    """Refuse the first combination that no model can have.
+
+    Raises:
+        ValueError: names the option, its value, and what to do.
+    """
+    for checks in (_numbers, _body, _experts):
+        for wrong, name, remedy in checks(cfg):
+            if wrong:
+                raise ValueError(f"{flag(name)} {getattr(cfg, name)}: {remedy}")
+
+
+Check = Tuple[bool, str, str]
+
+
+def _numbers(cfg: Any) -> Iterator[Check]:
+    for name in ("decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_layers", "decoder_attention_heads"):
+        yield getattr(cfg, name) < 1, name, "expected a positive number"
+    for name in ("n_kv_heads", "moe_ffn_dim", "moe_router_dim", "max_target_positions"):
+        value = getattr(cfg, name)
+        yield isinstance(value, int) and value < 1, name, "expected a positive number, or leave it out"
+    for name in ("moe_freq", "moe_expert_count", "moe_shared_expert_dim", "moe_capacity_factor", "scale_length"):
+        yield getattr(cfg, name) < 0, name, "expected 0 (off) or a positive number"
+    for name in ("moe_top_k", "mhmoe_heads_number"):
+        yield getattr(cfg, name) < 1, name, "expected 1 or more"
+    for name in ("dropout", "attention_dropout", "activation_dropout"):
+        yield not 0 <= getattr(cfg, name) < 1, name, "expected a probability in [0, 1)"
+    for name in ("input_bits", "weight_bits"):
+        yield getattr(cfg, name) != SUPPORTED_BITS, name, f"only {SUPPORTED_BITS} bits are supported; leave it out"
+
+
+def _body(cfg: Any) -> Iterator[Check]:
+    width, heads = cfg.decoder_embed_dim, cfg.decoder_attention_heads
+    positions_added = not cfg.no_token_positional_embeddings
+    yield width % heads != 0, "decoder_attention_heads", f"expected a divisor of --decoder-embed-dim {width}"
+    kv_heads = cfg.n_kv_heads or heads
+    yield heads % kv_heads != 0, "n_kv_heads", f"expected a divisor of --decoder-attention-heads {heads}"
+    yield (
+        cfg.rotary_embed and width // heads % 2 != 0,
+        "rotary_embed",
+        f"rotary positions turn pairs, and a head is {width // heads} wide; "
+        "choose --decoder-attention-heads so that --decoder-embed-dim / heads is even",
+    )
+    yield (
+        positions_added and not cfg.decoder_learned_pos and width < 4,
+        "decoder_embed_dim",
+        "sinusoidal positions need a width of 4 or more; add --decoder-learned-pos or --no-token-positional-embeddings",
+    )
+    yield (
+        cfg.deepnorm and cfg.subln,
+        "deepnorm",
+        "DeepNorm is post-norm, SubLN pre-norm; leave out --deepnorm or --subln",
+    )
+    yield (
+        cfg.deepnorm and cfg.decoder_normalize_before,
+        "deepnorm",
+        "DeepNorm scales the residuals of post-norm blocks; leave out --decoder-normalize-before or --deepnorm",
+    )
+    yield (
+        cfg.subln and not cfg.decoder_normalize_before,
+        "subln",
+        "SubLN extends pre-norm blocks; add --decoder-normalize-before or leave out --subln",
+    )
+
+
+def _experts(cfg: Any) -> Iterator[Check]:
+    layers, experts, freq = cfg.decoder_layers, cfg.moe_expert_count, cfg.moe_freq
+    yield freq > layers, "moe_freq", f"no block would have experts; expected at most --decoder-layers {layers}"
+    yield freq > 0 and experts == 0, "moe_freq", "add --moe-expert-count, the number of experts per MoE layer"
+    yield experts > 0 and freq == 0, "moe_expert_count", "add --moe-freq, which blocks get them (2: every second)"
+    if freq == 0:
+        return
+    router = str(cfg.moe_router)
+    yield cfg.moe_top_k > experts, "moe_top_k", f"expected at most --moe-expert-count {experts}"
+    yield (
+        cfg.moe_top1_expert and cfg.moe_top_k != 1,
+        "moe_top1_expert",
+        f"contradicts --moe-top-k {cfg.moe_top_k}; leave out one of them",
+    )
+    yield (
+        cfg.decoder_embed_dim % cfg.mhmoe_heads_number != 0,
+        "mhmoe_heads_number",
+        f"expected a divisor of --decoder-embed-dim {cfg.decoder_embed_dim}",
+    )
+    for name in ("mhmoe_head_layers", "mhmoe_merge_layers"):
+        value = getattr(cfg, name)
+        yield value is not None and not 0 <= value <= 3, name, "expected 0, 1, 2 or 3 linear layers"
+    yield (
+        cfg.use_xmoe and router not in ("softmax", "xmoe"),
+        "moe_router",
+        "contradicts --use-xmoe, which means xmoe; leave out one of them",
+    )
+
+
+def warn_ineffective(cfg: Any, defaults: Dict[str, Any]) -> None:
+    """Log a warning for every option that differs from its default and changes nothing here; once per process."""
+    for name, reason in _ineffective(cfg, defaults):
+        message = f"{flag(name)} has no effect: {reason}"
+        if getattr(cfg, name) != defaults[name] and message not in _warned:
+            _warned.add(message)
+            logger.warning(message)
+
+
+def _ineffective(cfg: Any, names: Iterable[str]) -> Iterator[Tuple[str, str]]:
+    yield "flash_attention", "torch chooses the fastest attention kernel by itself"
+    yield "scale_length", "attention scores are not scaled by length"
+    for name in ("input_quant_method", "weight_quant_method"):
+        yield name, "nothing is quantised at 32 bits"
+    if cfg.no_token_positional_embeddings:
+        yield "decoder_learned_pos", "--no-token-positional-embeddings leaves no positions to learn"
+    if cfg.moe_freq == 0:
+        for name in names:
+            if name.startswith(("moe_", "mhmoe_")) or name == "use_xmoe":
+                yield name, "the model is dense; --moe-freq and --moe-expert-count add experts"
+    else:
+        yield from _ineffective_beside_experts(cfg)
+
+
+def _ineffective_beside_experts(cfg: Any) -> Iterator[Tuple[str, str]]:
+    yield "moe_gating_use_fp32", "the router always computes in float32"
+    router, compat = str(cfg.moe_router), str(cfg.moe_compat)
+    if cfg.use_xmoe or (router == "xmoe" and compat != "none"):
+        router = "xmoe" if compat == "none" else "torchscale-cosine"
+    if router == "softmax":
+        yield "moe_router_dim", "the softmax router compares at full width"
+    if router != "xmoe":
+        yield "moe_router_temperature", f"the {router} router has no temperature"
+    if cfg.moe_freq == 1 and cfg.moe_ffn_dim is not None:
+        yield "decoder_ffn_embed_dim", "every block has experts, whose width is --moe-ffn-dim"
+    if cfg.moe_top_k == 1:
+        yield "moe_top1_expert", "--moe-top-k is 1 already"
+        yield "moe_second_expert_policy", "--moe-top-k 1 chooses no second expert"
+        yield "moe_normalize_gate_prob_before_dropping", "--moe-top-k 1 has one gate, which stays a probability"
+    elif compat == "published":
+        for name in ("moe_second_expert_policy", "moe_normalize_gate_prob_before_dropping"):
+            yield name, "the published language model does not hand it to its layers (--moe-compat published)"
+    if compat == "none" and not cfg.moe_capacity_factor and cfg.moe_eval_capacity_token_fraction <= 0:
+        yield "moe_batch_prioritized_routing", "without --moe-capacity-factor nothing waits or is dropped"
