@@ -6,6 +6,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=${VENV:-$ROOT/.venv}
 LOG=$VENV/setup.log
 STAMP=$VENV/setup.stamp
+CHOSEN_TORCH=$VENV/setup.torch
 NEEDED_GB=8
 
 usage() {
@@ -75,8 +76,15 @@ fingerprint() {
   ) | sha256sum
 }
 
+# TORCH_SPEC, now or when the environment was made; else the pinned versions.
 torch_spec() {
-  printf '%s\n' "${TORCH_SPEC:-$(grep -E '^torch(vision)?==' "$ROOT/constraints.txt" | paste -sd ' ')}"
+  if [[ -n ${TORCH_SPEC:-} ]]; then
+    printf '%s\n' "$TORCH_SPEC"
+  elif [[ -f $CHOSEN_TORCH ]]; then
+    cat "$CHOSEN_TORCH"
+  else
+    grep -E '^torch(vision)?==' "$ROOT/constraints.txt" | paste -sd ' '
+  fi
 }
 
 up_to_date() {
@@ -112,7 +120,7 @@ write_constraints() {
   installed=$("$VENV/bin/python" -m pip freeze --disable-pip-version-check | grep -E '^torch(vision)?==')
   {
     printf '%s\n' "$installed"
-    grep -vE '^(#|torch==|torchvision==)' "$ROOT/constraints.txt" | if [[ -n ${TORCH_SPEC:-} ]]; then
+    grep -vE '^(#|torch==|torchvision==)' "$ROOT/constraints.txt" | if [[ -f $CHOSEN_TORCH ]]; then
       grep -v '^torchaudio=='
     else
       cat
@@ -131,6 +139,7 @@ install_everything() {
   supported_python "$VENV/bin/python" ||
     fail "$VENV has no working Python 3.10, 3.11 or 3.12" "remove it, or set VENV to another path"
   : >"$LOG"
+  [[ -z ${TORCH_SPEC:-} ]] || printf '%s\n' "$TORCH_SPEC" >"$CHOSEN_TORCH"
   step "build tools" "$network" \
     pip_install --upgrade -c "$ROOT/constraints.txt" pip "setuptools>=70" wheel cython numpy pybind11
   step "${spec[*]} (a large download)" "$network" pip_install "${spec[@]}"

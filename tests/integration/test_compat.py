@@ -1,0 +1,63 @@
+"""Repairs for numpy 2, torch >= 2.6 and bfloat16."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from fairseq import checkpoint_utils, options
+from fairseq.data import TokenBlockDataset
+
+import fairseq_mhmoe  # noqa: F401  (installs the hooks)
+
+LANGUAGE_MODEL = ["data", "--task", "language_modeling", "--arch", "transformer_lm"]
+
+
+def test_blocks_that_end_at_sentences_can_be_made():
+    sentences = [torch.tensor([4, 5, 2]), torch.tensor([6, 2])]
+    blocks = TokenBlockDataset(sentences, [3, 2], block_size=None, pad=1, eos=2, break_mode="eos")
+    assert [block.tolist() for block in blocks] == [[4, 5, 2], [6, 2]]
+
+
+def test_numpy_has_the_names_that_fairseq_uses():
+    assert np.vectorize(lambda i: i, otypes=[np.compat.long])(np.arange(2)).tolist() == [0, 1]
+    assert np.int is int
+
+
+@pytest.mark.parametrize(
+    ("words", "tpu"),
+    [(["--bf16"], False), (["--memory-efficient-bf16"], False), (["--bf16", "--tpu"], True), ([], False)],
+)
+def test_bfloat16_does_not_ask_for_a_tpu(words, tpu):
+    parser = options.get_training_parser()
+    args = options.parse_args_and_arch(parser, [*LANGUAGE_MODEL, *words])
+    assert args.tpu is tpu
+    assert args.bf16 is any("bf16" in word for word in words)
+
+
+def test_parsing_known_words_returns_the_rest():
+    parser = options.get_training_parser()
+    args, rest = options.parse_args_and_arch(parser, [*LANGUAGE_MODEL, "--bf16", "--unheard-of"], parse_known=True)
+    assert rest == ["--unheard-of"]
+    assert args.tpu is False
+
+
+class RunsCode:
+    def __reduce__(self):
+        return (print, ("this must not be printed",))
+
+
+def test_a_pickle_with_code_is_refused_by_name_and_not_run(tmp_path, capsys):
+    path = tmp_path / "foreign.pt"
+    torch.save({"model": RunsCode()}, path)
+    with pytest.raises(ValueError, match="foreign.pt is not a checkpoint of this program.*--restore-file"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    assert "must not be printed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps([1, 2])])
+def test_a_damaged_file_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "damaged.pt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged.pt is not a checkpoint of this program"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(path))
