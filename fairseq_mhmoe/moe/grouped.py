@@ -4,7 +4,7 @@ Rows behind the last group belong to nobody: they come out zero, and so do their
 """
 
 import logging
-from functools import lru_cache
+from functools import cache
 from typing import List, NamedTuple, Optional
 
 import torch
@@ -73,7 +73,7 @@ def _grouped_mm_refuses(dtype: torch.dtype, widths) -> str:
     return f"widths {odd} are no multiples of {_ALIGNMENT} bytes" if odd else ""
 
 
-@lru_cache(maxsize=None)
+@cache
 def _grouped_mm_is_fast(device_type: str, index: Optional[int], dtype: torch.dtype) -> bool:
     if device_type == "cpu":
         return dtype != torch.float16
@@ -82,7 +82,7 @@ def _grouped_mm_is_fast(device_type: str, index: Optional[int], dtype: torch.dty
     return False
 
 
-@lru_cache(maxsize=None)
+@cache
 def _log_choice(chosen: str, device_type: str, dtype: str, reason: str) -> None:
     why = f" ({reason})" if reason else ""
     logger.info("expert matrix products: back end %s for %s on %s%s", chosen, dtype, device_type, why)

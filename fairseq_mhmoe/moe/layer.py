@@ -1,4 +1,7 @@
-"""The MH-MoE layer (B batch, T length, D model width, H heads, d = D / H, S = B * T * H sub-tokens, N experts, K choices)."""
+"""The MH-MoE layer.
+
+B batch, T length, D model width, H heads, d = D / H, S = B * T * H sub-tokens, N experts, K choices.
+"""
 
 import math
 from typing import Optional, Tuple
@@ -40,7 +43,7 @@ class MoELayer(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """Head: Xavier uniform with gain 1/sqrt(2); merge: Xavier uniform, bias 0 (MH-MoE v1); the rest as nn.Linear."""
+        """Head: Xavier uniform, gain 1/sqrt(2); merge: Xavier uniform, bias 0 (MH-MoE v1); the rest as nn.Linear."""
         for linear in self.head:
             linear.reset_parameters()
             nn.init.xavier_uniform_(linear.weight, gain=1 / math.sqrt(2))
@@ -68,8 +71,8 @@ class MoELayer(nn.Module):
             padding_mask: [B, T] True where a token is padding; None when none is.
             noise: random numbers for the second-expert policy instead of fresh ones, see `select_experts`.
         Returns:
-            y [B, T, D], balance loss [] and router z-loss [] in float32, statistics [N + 3] (see `stats`). Flat tensors,
-            since activation checkpointing would cut the losses' gradient out of anything else.
+            y [B, T, D], balance loss [] and router z-loss [] in float32, statistics [N + 3] (see `stats`). Flat
+            tensors, since activation checkpointing would cut the losses' gradient out of anything else.
         """
         sub = split_heads(project(x, self.head), self.config.heads)
         if torch.is_autocast_enabled(x.device.type):

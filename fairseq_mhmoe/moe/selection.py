@@ -1,4 +1,7 @@
-"""From router logits to experts and gates: top-k, second-expert policies, capacity (S sub-tokens, N experts, K choices)."""
+"""From router logits to experts and gates: top-k, second-expert policies, capacity.
+
+S sub-tokens, N experts, K choices.
+"""
 
 import math
 from typing import NamedTuple, Optional, Union

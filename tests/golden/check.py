@@ -17,9 +17,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from checks import Checker, CannotCheck  # noqa: E402
-from language_models import check_language_model, check_language_model_gradients  # noqa: E402
-from layers import check_gate, check_layer  # noqa: E402
+from checks import CannotCheck, Checker
+from language_models import check_language_model, check_language_model_gradients
+from layers import check_gate, check_layer
 
 KINDS: Dict[str, Callable[[Checker], None]] = {
     "mhmoe_layer": check_layer,

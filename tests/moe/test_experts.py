@@ -1,0 +1,77 @@
+"""Stacked experts equal separate feed-forward networks (N experts, d, F)."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fairseq_mhmoe.moe.experts import StackedExperts
+
+
+def separate(experts: StackedExperts, x: torch.Tensor, sizes) -> torch.Tensor:
+    """The same through torch's own modules, expert by expert."""
+    outputs, width = [], experts.ffn_dim
+    for e, rows in enumerate(x.split(sizes)):
+        hidden = F.linear(rows, experts.w_in[e], None if experts.b_in is None else experts.b_in[e])
+        if experts.activation == "swiglu":
+            hidden = F.silu(hidden[:, :width]) * hidden[:, width:]
+        else:
+            hidden = getattr(F, experts.activation)(hidden)
+        if experts.norm_bias is not None:
+            hidden = F.layer_norm(hidden, (width,), experts.norm_weight[e], experts.norm_bias[e])
+        elif experts.norm_weight is not None:
+            hidden = F.rms_norm(hidden, (width,), experts.norm_weight[e], 1e-5)
+        outputs.append(F.linear(hidden, experts.w_out[e], None if experts.b_out is None else experts.b_out[e]))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "swiglu"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("subln, rms_norm", [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("backend", ["loop", "grouped_mm"])
+def test_equal_to_separate_networks(activation, bias, subln, rms_norm, backend):
+    torch.manual_seed(0)
+    experts = StackedExperts(3, 8, 12, activation, bias, subln, rms_norm, backend=backend)
+    if subln:
+        nn.init.normal_(experts.norm_weight)
+    sizes = [2, 0, 5]
+    x = torch.randn(7, 8)
+    theirs = separate(experts, x, sizes)
+    theirs.square().sum().backward()
+    grads = {n: p.grad.clone() for n, p in experts.named_parameters()}
+    experts.zero_grad()
+    ours = experts(x, torch.tensor(sizes))
+    ours.square().sum().backward()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    for name, parameter in experts.named_parameters():
+        torch.testing.assert_close(parameter.grad, grads[name], rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_each_slice_starts_as_its_own_linear_layer_would():
+    torch.manual_seed(0)
+    experts = StackedExperts(4, 64, 256, "swiglu")
+    linear_in, linear_out = nn.Linear(64, 512), nn.Linear(256, 64)
+    for e in range(4):
+        assert experts.w_in[e].std().item() == pytest.approx(linear_in.weight.std().item(), rel=0.03)
+        assert experts.w_out[e].std().item() == pytest.approx(linear_out.weight.std().item(), rel=0.03)
+        assert experts.b_in[e].std().item() == pytest.approx(linear_in.bias.std().item(), rel=0.15)
+        assert experts.w_in[e].abs().max() <= 1 / 8
+    assert not torch.equal(experts.w_in[0], experts.w_in[1])
+
+
+def test_scaling_multiplies_matrices_and_biases_but_not_norms():
+    torch.manual_seed(0)
+    experts = StackedExperts(2, 4, 8, "gelu", bias=True, subln=True)
+    before = {n: p.detach().clone() for n, p in experts.named_parameters()}
+    experts.scale_weights(0.5)
+    for name, parameter in experts.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name] * (1 if "norm" in name else 0.5))
+
+
+def test_dropout_acts_in_training_only():
+    torch.manual_seed(0)
+    experts = StackedExperts(2, 4, 64, "gelu", dropout=0.5)
+    x, counts = torch.randn(6, 4), torch.tensor([3, 3])
+    assert not torch.equal(experts(x, counts), experts(x, counts))
+    experts.eval()
+    assert torch.equal(experts(x, counts), experts(x, counts))
