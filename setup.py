@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fairseq_mhmoe/__init__.py").read_text(), re.MULTILINE).group(1)
 
-DATA = ["datatrove>=0.10"]
+DATA = ["datatrove>=0.10", "mwparserfromhell>=0.7", "orjson>=3.9"]
 ANALYSIS = ["matplotlib>=3.8"]
 DEV = [
     "hypothesis>=6.100",

@@ -1,0 +1,189 @@
+"""Wiki markup -> the text that a reader of the page sees, without tables, templates, references and link lists."""
+
+import re
+import unicodedata
+
+import mwparserfromhell
+from mwparserfromhell import nodes
+from mwparserfromhell.parser import ParserError
+from mwparserfromhell.wikicode import Wikicode
+
+# Sections that hold lists of links and citations rather than prose (English Wikipedia's names).
+LINK_SECTIONS = frozenset(
+    "bibliography|citations|external links|footnotes|further reading|notes|notes and references|references|see also"
+    "|sources|works cited".split("|")
+)
+
+# Elements whose content is no prose.
+DROPPED_TAGS = frozenset(
+    "categorytree|ce|chem|gallery|graph|hiero|imagemap|indicator|inputbox|mapframe|math|noinclude|ref|references|score"
+    "|script|section|source|style|syntaxhighlight|table|templatestyles|timeline".split("|")
+)
+BLOCK_TAGS = frozenset("blockquote|br|center|dd|div|dl|dt|hr|li|ol|p|poem|pre|tr|ul".split("|"))
+
+# Link targets that show a file or file the page under something, instead of being part of its text.
+DROPPED_NAMESPACES = frozenset("category|file|image|media".split("|"))
+INTERLANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*")
+
+# Templates that stand for words of the sentence: name -> text, {1} being the first unnamed argument.
+# All others are boxes, citations and notices.
+TEMPLATE_TEXT = {
+    "angbr": "⟨{1}⟩",
+    "as of": "As of {1}",
+    "blockquote": "{1}",
+    "c.": "c. {1}",
+    "circa": "c. {1}",
+    "convert": "{1} {2}",
+    "cquote": "{1}",
+    "cvt": "{1} {2}",
+    "flag": "{1}",
+    "frac": "{1}/{2}",
+    "ipa": "{1}",
+    "lang": "{2}",
+    "mdash": " — ",
+    "nbsp": " ",
+    "nihongo": "{1}",
+    "ndash": "–",
+    "nobr": "{1}",
+    "nobreak": "{1}",
+    "nowrap": "{1}",
+    "pi": "π",
+    "quote": "{1}",
+    "small": "{1}",
+    "snd": " – ",
+    "spaced ndash": " – ",
+    "sub": "{1}",
+    "sup": "{1}",
+    "transl": "{2}",
+    "unicode": "{1}",
+    "val": "{1}",
+    "'": "'",
+    "'s": "'s",
+    "–": "–",
+    "—": "—",
+}
+
+LINE_BREAKS = re.compile(r"\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]")
+# controls, lone surrogates, zero-width space, byte order mark, soft hyphen; joiners stay, some scripts need them
+INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\u200b\ufeff\u00ad]")
+SPACES = re.compile(r"[^\S\n]+")
+LEFTOVERS = re.compile(r"'{2,}|\{\{|\}\}|\[\[|\]\]|__[A-Z]+__")
+WORD = re.compile(r"\w")
+EMPTY_BRACKETS = re.compile(r"\([^\S\n]*(?:[,;:][^\S\n]*)*\)|\[\s*\]")
+AFTER_BRACKET = re.compile(r"\([^\S\n]*(?:[,;:][^\S\n]*)*")
+COMMAS = re.compile(r",(?:[^\S\n]*,)+")
+BEFORE_PUNCTUATION = re.compile(r" +(?=[,;)]|\.(?:\s|$))")
+TABLE_LINE = re.compile(r"\s*(?:\{\||\|[-}+]?|!)")
+
+
+def plain_text(markup: str) -> str:
+    """The prose of a page: paragraphs, headings and list items, one a line, without empty lines.
+
+    Raises:
+        ValueError: the markup cannot be parsed.
+    """
+    try:
+        page = mwparserfromhell.parse(markup, skip_style_tags=True)
+    except ParserError as error:
+        raise ValueError(f"wiki markup cannot be parsed: {error}") from None
+    return tidy(_without_empty_sections(page))
+
+
+def tidy(text: str) -> str:
+    """Normal form of any text: NFC, \\n between lines, single spaces, no invisible characters, no lines without words.
+
+    U+2581 becomes an underscore, because SentencePiece marks spaces with it; so what is left survives tokenization.
+    """
+    text = unicodedata.normalize("NFC", LINE_BREAKS.sub("\n", text))
+    text = INVISIBLE.sub("", text).replace("\u2581", "_")
+    text = LEFTOVERS.sub("", text)
+    text = AFTER_BRACKET.sub("(", EMPTY_BRACKETS.sub("", text))
+    text = BEFORE_PUNCTUATION.sub("", SPACES.sub(" ", COMMAS.sub(",", text)))
+    lines = (line.strip() for line in text.split("\n") if not TABLE_LINE.match(line))
+    return "\n".join(line for line in lines if WORD.search(line))
+
+
+def _without_empty_sections(page: Wikicode) -> str:
+    """Text of a page, less its link sections and the headings with nothing under them."""
+    # (level, title, text) in order; the lead section has level 0 and no title
+    sections = [(0, "", [])]
+    for node in page.nodes:
+        if isinstance(node, nodes.Heading):
+            sections.append((node.level, _text_of(node.title).strip(), []))
+        else:
+            sections[-1][2].append(_node_text(node))
+
+    kept = []
+    skipped_level = None
+    for level, title, parts in sections:
+        if skipped_level is not None and level > skipped_level:
+            continue
+        skipped_level = level if title.lower() in LINK_SECTIONS else None
+        if skipped_level is None:
+            kept.append((level, title, "".join(parts)))
+
+    lines = []
+    # from the end, so that a heading knows whether anything follows on its level or below
+    filled_below = 0
+    for level, title, text in reversed(kept):
+        if text.strip():
+            lines.append(text)
+        if title and (text.strip() or filled_below > level):
+            lines.append(title)
+            filled_below = level
+        elif text.strip():
+            filled_below = level
+    return "\n".join(reversed(lines))
+
+
+def _text_of(code: Wikicode | None) -> str:
+    return "" if code is None else "".join(_node_text(node) for node in code.nodes)
+
+
+def _node_text(node: nodes.Node) -> str:
+    if isinstance(node, nodes.Text):
+        return node.value
+    if isinstance(node, nodes.HTMLEntity):
+        return node.normalize()
+    if isinstance(node, nodes.Wikilink):
+        return _link_text(node)
+    if isinstance(node, nodes.ExternalLink):
+        return _text_of(node.title) if node.brackets else str(node.url)
+    if isinstance(node, nodes.Template):
+        return _template_text(node)
+    if isinstance(node, nodes.Tag):
+        return _tag_text(node)
+    if isinstance(node, nodes.Heading):
+        return f"\n{_text_of(node.title).strip()}\n"
+    return ""  # comments, and arguments of templates' own pages
+
+
+def _link_text(link: nodes.Wikilink) -> str:
+    target = str(link.title).strip()
+    namespace = target.partition(":")[0].strip().lower() if ":" in target else ""
+    if namespace in DROPPED_NAMESPACES:
+        return ""
+    if link.text is not None:
+        return _text_of(link.text)
+    if INTERLANGUAGE.fullmatch(namespace):
+        return ""
+    return _text_of(link.title).lstrip(":")
+
+
+def _template_text(template: nodes.Template) -> str:
+    name = str(template.name).strip().lower()
+    # {{lang-fr|...}} shows a label of the language that nothing here knows; its text is enough
+    pattern = "{1}" if name.startswith("lang-") else TEMPLATE_TEXT.get(name, "")
+    return re.sub(r"\{(\d)\}", lambda match: _argument(template, match[1]), pattern)
+
+
+def _argument(template: nodes.Template, name: str) -> str:
+    return _text_of(template.get(name).value).strip() if template.has(name) else ""
+
+
+def _tag_text(tag: nodes.Tag) -> str:
+    name = str(tag.tag).strip().lower()
+    if name in DROPPED_TAGS:
+        return ""
+    text = _text_of(tag.contents)
+    return f"\n{text}\n" if name in BLOCK_TAGS and not tag.wiki_markup else text
