@@ -75,7 +75,7 @@ def log_routing(logging_outputs):
     for layer, layer_stats in zip(layers, stats, strict=True):
         metrics.log_scalar_sum(f"_moe_l{layer}_stats", layer_stats)
         loss = total(logging_outputs, f"moe_l{layer}_gate_loss") / sample_size
-        metrics.log_scalar(f"moe_l{layer}_gate_loss", loss, sample_size, priority=PRIORITY_LAYER)
+        metrics.log_scalar(f"moe_l{layer}_gate_loss", loss, sample_size, priority=PRIORITY_LAYER, round=4)
 
     for name, figure in ROUTING.items():
         metrics.log_derived(f"moe_{name}", mean_over(layers, figure), priority=PRIORITY_ROUTING)
