@@ -49,7 +49,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to prepare, for example data/demo-english")
     parser.add_argument("--vocab-size", type=int, default=defaults.vocab_size, help="pieces (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of the split (default: %(default)s)")
-    parser.add_argument("--wheel", type=Path, help=f"a wheel of {GENSIM.partition('=')[0]} at hand, instead of fetching it")
+    parser.add_argument(
+        "--wheel", type=Path, help=f"a wheel of {GENSIM.partition('=')[0]} at hand, instead of fetching it"
+    )
     options = parser.parse_args(arguments)
     start = time.monotonic()
     try:

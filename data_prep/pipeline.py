@@ -83,7 +83,7 @@ class Settings:
     def __post_init__(self):
         if self.vocab_size < 300:
             raise ValueError(
-                f"vocab_size is {self.vocab_size}; expected at least 300, as 4 special and 256 byte pieces are always there"
+                f"vocab_size is {self.vocab_size}; expected 300 or more: 4 special and 256 byte pieces are always there"
             )
         if min(self.valid_share, self.test_share) < 0 or self.valid_share + self.test_share >= 1:
             raise ValueError(

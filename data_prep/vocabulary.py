@@ -94,7 +94,7 @@ def fairseq_ids(processor: sentencepiece.SentencePieceProcessor) -> tuple[list[s
 
 
 def dictionary_text(symbols: Iterable[str]) -> str:
-    """Content of fairseq's dict.txt. Every count is 1: the file depends on the model alone, so hashes can be compared."""
+    """Content of fairseq's dict.txt. Every count is 1: so it depends on the model alone and hashes compare."""
     return "".join(f"{symbol} 1\n" for symbol in symbols)
 
 

@@ -49,7 +49,7 @@ def read_pages(stream: IO[bytes], name: str) -> Iterator[Page]:
                 root.clear()  # the pages read so far would otherwise stay in memory
     except (ElementTree.ParseError, StopIteration, EOFError, OSError) as error:
         raise ValueError(
-            f"{name}: damaged dump after {count} whole pages (the last one: {title!r}): {error or 'the file is empty'}; "
+            f"{name}: damaged dump after {count} whole pages (the last: {title!r}): {error or 'the file is empty'}; "
             "fetch the file again"
         ) from None
 
@@ -85,7 +85,6 @@ class WikipediaDumpReader(BaseDiskReader):
 
     def read_file(self, filepath: str) -> DocumentsPipeline:
         """Documents of one file; errors as in `read_pages`."""
-        # opened as it is and decompressed here: errors in the compressed stream then come while reading, with a position
         with self.data_folder.open(filepath, "rb", compression="infer") as stream:
             for number, page in enumerate(read_pages(stream, filepath), start=1):
                 if number % PROGRESS_EVERY == 0:

@@ -1,0 +1,1 @@
+"""What tasks read: checks of prepared folders, their manifest, and text in and out of token ids."""

@@ -1,0 +1,3 @@
+"""Tasks that register themselves with fairseq when they are imported."""
+
+from fairseq_mhmoe.tasks import gpt  # noqa: F401
