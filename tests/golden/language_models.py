@@ -105,7 +105,7 @@ def _copy(decoder: MoEDecoder, parameters: Dict[str, Tensor]) -> None:
 
 def _check_forward(file: Checker, decoder: MoEDecoder) -> Tensor:
     """Compare everything but gradients; returns the loss."""
-    decoder.train()
+    decoder.train(file.meta.get("mode", "train") == "train")
     logits_of = {}
     for index, block in enumerate(decoder.layers):
         if block.is_moe:
