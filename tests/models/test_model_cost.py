@@ -42,7 +42,11 @@ def test_parameters_of_every_architecture(arch):
 
 
 SMALL = dict(
-    decoder_embed_dim=16, decoder_ffn_embed_dim=24, decoder_layers=2, decoder_attention_heads=2, moe_expert_backend="loop"
+    decoder_embed_dim=16,
+    decoder_ffn_embed_dim=24,
+    decoder_layers=2,
+    decoder_attention_heads=2,
+    moe_expert_backend="loop",
 )
 EXPERTS = dict(moe_freq=2, moe_expert_count=4, moe_top_k=2, moe_ffn_dim=8)
 
