@@ -1,0 +1,281 @@
+"""Every option changes something, raises or warns; impossible combinations are refused by name."""
+
+import dataclasses
+import logging
+
+import pytest
+import torch
+
+from fairseq_mhmoe.models.decoder import DecoderBlock
+from fairseq_mhmoe.models.options import MHMoELanguageModelConfig, lm_shape, moe_config, validate, with_defaults
+from fairseq_mhmoe.moe.cost import model_cost
+
+EXPERTS = dict(moe_freq=2, moe_expert_count=4)
+TWO = EXPERTS | dict(moe_top_k=2)
+POST_NORM = dict(decoder_normalize_before=False)
+
+# option, value, other options, what the message must say
+IMPOSSIBLE = [
+    ("decoder_embed_dim", 0, {}, "positive"),
+    ("decoder_ffn_embed_dim", -8, {}, "positive"),
+    ("decoder_layers", 0, {}, "positive"),
+    ("decoder_attention_heads", 0, {}, "positive"),
+    ("decoder_attention_heads", 5, {}, "divisor of --decoder-embed-dim 32"),
+    ("n_kv_heads", 0, {}, "positive"),
+    ("n_kv_heads", 3, {}, "divisor of --decoder-attention-heads 4"),
+    ("n_kv_heads", 8, {}, "divisor of --decoder-attention-heads 4"),
+    ("dropout", 1.0, {}, r"\[0, 1\)"),
+    ("dropout", -0.1, {}, r"\[0, 1\)"),
+    ("attention_dropout", 1.5, {}, r"\[0, 1\)"),
+    ("activation_dropout", -1.0, {}, r"\[0, 1\)"),
+    ("rotary_embed", True, dict(decoder_attention_heads=32), "pairs.*--decoder-attention-heads"),
+    ("decoder_embed_dim", 2, dict(decoder_attention_heads=1), "--decoder-learned-pos"),
+    ("deepnorm", True, {}, "leave out --decoder-normalize-before or --deepnorm"),
+    ("deepnorm", True, dict(subln=True), "leave out --deepnorm or --subln"),
+    ("subln", True, POST_NORM, "add --decoder-normalize-before"),
+    ("input_bits", 8, {}, "only 32"),
+    ("weight_bits", 1, {}, "only 32"),
+    ("scale_length", -1, {}, "0"),
+    ("max_target_positions", 0, {}, "positive"),
+    ("moe_freq", -1, {}, "0"),
+    ("moe_freq", 3, dict(moe_expert_count=4), "at most --decoder-layers 2"),
+    ("moe_freq", 2, {}, "add --moe-expert-count"),
+    ("moe_expert_count", 4, {}, "add --moe-freq"),
+    ("moe_expert_count", -4, {}, "positive"),
+    ("moe_top_k", 0, EXPERTS, "1 or more"),
+    ("moe_top_k", 5, EXPERTS, "at most --moe-expert-count 4"),
+    ("moe_top1_expert", True, TWO, "contradicts --moe-top-k 2"),
+    ("moe_ffn_dim", 0, EXPERTS, "positive"),
+    ("mhmoe_heads_number", 0, EXPERTS, "1 or more"),
+    ("mhmoe_heads_number", 3, EXPERTS, "divisor of --decoder-embed-dim 32"),
+    ("mhmoe_head_layers", 4, EXPERTS, "0, 1, 2 or 3"),
+    ("mhmoe_merge_layers", -1, EXPERTS, "0, 1, 2 or 3"),
+    ("moe_router", "torchscale-cosine", EXPERTS | dict(use_xmoe=True), "contradicts --use-xmoe"),
+    ("moe_router_dim", 0, EXPERTS, "positive"),
+    ("moe_router_temperature", 0.0, EXPERTS, "positive"),
+    ("moe_capacity_factor", -1.0, EXPERTS, "0"),
+    ("moe_capacity_factor", 2.0, EXPERTS | dict(moe_compat="published"), "compat 'published' implies"),
+    ("moe_eval_capacity_token_fraction", 1.5, EXPERTS, "at most 1"),
+    ("moe_shared_expert_dim", -1, EXPERTS, "0"),
+    ("mhmoe_residual", True, EXPERTS | dict(moe_compat="published"), "compat 'published' implies"),
+    ("mhmoe_residual", True, EXPERTS | dict(moe_compat="torchscale"), "compat 'torchscale' implies"),
+    ("moe_top_k", 3, EXPERTS | dict(moe_compat="torchscale"), "1 or 2"),
+]
+
+
+@pytest.mark.parametrize("name, value, others, message", IMPOSSIBLE)
+def test_impossible_options_are_refused_by_name(options, name, value, others, message):
+    with pytest.raises(ValueError, match=message) as error:
+        validate(options(**{**others, name: value}))
+    text = str(error.value)
+    assert "--" + name.replace("_", "-") in text and str(value) in text
+
+
+# option, value, other options, why it has no effect
+INEFFECTIVE = [
+    ("flash_attention", True, {}, "kernel"),
+    ("scale_length", 2048, {}, "not scaled"),
+    ("input_quant_method", "absmax_per_token", {}, "32 bits"),
+    ("weight_quant_method", "absmean", {}, "32 bits"),
+    ("decoder_learned_pos", True, dict(no_token_positional_embeddings=True), "no positions"),
+    ("moe_gating_use_fp32", True, EXPERTS, "always computes in float32"),
+    ("moe_router_dim", 8, EXPERTS, "softmax"),
+    ("moe_router_temperature", 0.1, EXPERTS, "no temperature"),
+    ("moe_router_temperature", 0.1, EXPERTS | dict(use_xmoe=True, moe_compat="published"), "no temperature"),
+    ("decoder_ffn_embed_dim", 64, dict(moe_freq=1, moe_expert_count=4, moe_ffn_dim=16), "--moe-ffn-dim"),
+    ("moe_top1_expert", True, EXPERTS, "already"),
+    ("moe_second_expert_policy", "random", EXPERTS, "no second expert"),
+    ("moe_normalize_gate_prob_before_dropping", True, EXPERTS, "one gate"),
+    ("moe_second_expert_policy", "random", TWO | dict(moe_compat="published"), "published"),
+    ("moe_normalize_gate_prob_before_dropping", True, TWO | dict(moe_compat="published"), "published"),
+    ("moe_batch_prioritized_routing", True, EXPERTS, "--moe-capacity-factor"),
+    ("moe_top_k", 2, {}, "dense"),
+    ("moe_ffn_dim", 16, {}, "dense"),
+    ("mhmoe_heads_number", 2, {}, "dense"),
+    ("use_xmoe", True, {}, "dense"),
+    ("moe_compat", "published", {}, "dense"),
+]
+
+
+@pytest.mark.parametrize("name, value, others, reason", INEFFECTIVE)
+def test_ineffective_options_warn_once(options, caplog, name, value, others, reason):
+    cfg = options(**{**others, name: value})
+    for _ in range(2):
+        validate(cfg)
+    messages = [r.message for r in caplog.records if r.message.startswith("--" + name.replace("_", "-") + " ")]
+    assert len(messages) == 1 and reason in messages[0]
+
+
+@pytest.mark.parametrize("name, value, others, reason", INEFFECTIVE)
+def test_ineffective_options_are_silent_at_their_default(options, caplog, name, value, others, reason):
+    validate(options(**{name: getattr(MHMoELanguageModelConfig, name), **others}))
+    assert not [r for r in caplog.records if r.message.startswith("--" + name.replace("_", "-") + " ")]
+
+
+# option, value, other options, what differs from the model without it
+EFFECTS = [
+    ("decoder_embed_dim", 16, {}, "parameters"),
+    ("decoder_ffn_embed_dim", 40, {}, "parameters"),
+    ("decoder_layers", 3, {}, "parameters"),
+    ("decoder_attention_heads", 2, {}, "output"),
+    ("n_kv_heads", 2, {}, "parameters"),
+    ("dropout", 0.5, {}, "training output"),
+    ("attention_dropout", 0.5, {}, "training output"),
+    ("activation_dropout", 0.5, {}, "training output"),
+    ("activation_dropout", 0.5, dict(moe_freq=1, moe_expert_count=4), "training output"),
+    ("activation_fn", "relu", {}, "output"),
+    ("activation_fn", "silu", {}, "parameters"),
+    ("activation_fn", "relu", dict(moe_freq=1, moe_expert_count=4), "output"),
+    ("rms_norm", True, {}, "parameters"),
+    ("no_bias", True, {}, "parameters"),
+    ("rotary_embed", True, {}, "output"),
+    ("no_token_positional_embeddings", True, {}, "output"),
+    ("decoder_learned_pos", True, {}, "parameters"),
+    ("no_scale_embedding", True, {}, "output"),
+    ("layernorm_embedding", True, {}, "parameters"),
+    ("share_decoder_input_output_embed", True, {}, "parameters"),
+    ("decoder_normalize_before", True, POST_NORM, "parameters"),
+    ("subln", True, {}, "parameters"),
+    ("deepnorm", True, POST_NORM, "output"),
+    ("checkpoint_activations", True, {}, "recomputation"),
+    ("flash_attention", True, {}, "warning"),
+    ("scale_length", 2048, {}, "warning"),
+    ("input_bits", 8, {}, "error"),
+    ("weight_bits", 1, {}, "error"),
+    ("input_quant_method", "absmax_per_token", {}, "warning"),
+    ("weight_quant_method", "absmean", {}, "warning"),
+    ("moe_expert_count", 8, EXPERTS, "parameters"),
+    ("moe_freq", 1, EXPERTS, "parameters"),
+    ("moe_top_k", 2, EXPERTS, "output"),
+    ("moe_top1_expert", True, TWO, "error"),
+    ("moe_ffn_dim", 16, EXPERTS, "parameters"),
+    ("mhmoe_heads_number", 2, EXPERTS, "parameters"),
+    ("mhmoe_heads_number", 4, EXPERTS | dict(mhmoe_heads_number=2), "parameters"),
+    ("mhmoe_head_layers", 2, EXPERTS, "parameters"),
+    ("mhmoe_merge_layers", 0, EXPERTS | dict(mhmoe_heads_number=2), "parameters"),
+    ("mhmoe_residual", True, EXPERTS, "output"),
+    ("use_xmoe", True, EXPERTS, "parameters"),
+    ("moe_router", "torchscale-cosine", EXPERTS, "parameters"),
+    ("moe_router_dim", 8, EXPERTS | dict(use_xmoe=True), "parameters"),
+    ("moe_router_temperature", 0.07, EXPERTS | dict(use_xmoe=True), "initial values"),
+    ("moe_gating_use_fp32", True, EXPERTS, "warning"),
+    ("moe_second_expert_policy", "random", TWO, "training output"),
+    ("moe_second_expert_policy", "sampling", TWO, "training output"),
+    ("moe_normalize_gate_prob_before_dropping", True, TWO, "output"),
+    ("moe_capacity_factor", 0.5, EXPERTS, "output"),
+    ("moe_eval_capacity_token_fraction", 0.1, EXPERTS, "output"),
+    ("moe_batch_prioritized_routing", True, EXPERTS | dict(moe_capacity_factor=0.5), "output"),
+    ("moe_shared_expert_dim", 16, EXPERTS, "parameters"),
+    ("moe_expert_backend", "grouped_mm", EXPERTS | dict(moe_ffn_dim=13), "error in use"),
+    ("moe_compat", "published", TWO, "output"),
+    ("moe_compat", "torchscale", TWO, "output"),
+    ("add_bos_token", True, {}, "longest sequence"),
+    ("tokens_per_sample", 48, {}, "longest sequence"),
+    ("max_target_positions", 48, {}, "longest sequence"),
+]
+
+
+def logits(model, batch, training):
+    torch.manual_seed(3)
+    with torch.no_grad():
+        return model.train(training)(batch)[0]
+
+
+def shapes(model):
+    return {name: p.shape for name, p in model.named_parameters()}
+
+
+def count_block_runs(model, batch, monkeypatch):
+    runs, forward = [], DecoderBlock.forward
+    monkeypatch.setattr(DecoderBlock, "forward", lambda self, *a: runs.append(self) or forward(self, *a))
+    model(batch)[0].sum().backward()
+    monkeypatch.undo()
+    return len(runs)
+
+
+@pytest.mark.parametrize("name, value, others, effect", EFFECTS)
+def test_option_has_its_effect(build, tokens, caplog, monkeypatch, name, value, others, effect):
+    caplog.set_level(logging.WARNING)
+    batch, changes = tokens(2, 12), {**others, name: value}
+    before = build(**others)
+    if effect == "error":
+        with pytest.raises(ValueError, match="--" + name.replace("_", "-")):
+            build(**changes)
+        return
+    after = build(**changes)
+    if effect == "parameters":
+        assert shapes(before) != shapes(after)
+        after(batch)
+    elif effect == "initial values":
+        assert any(not torch.equal(p, after.state_dict()[n]) for n, p in before.state_dict().items())
+    elif "output" in effect:
+        after.load_state_dict(before.state_dict())
+        training = effect.startswith("training")
+        assert not torch.allclose(logits(before, batch, training), logits(after, batch, training), atol=1e-6)
+    elif effect == "recomputation":
+        assert count_block_runs(after, batch, monkeypatch) == 2 * count_block_runs(before, batch, monkeypatch)
+    elif effect == "warning":
+        assert any("--" + name.replace("_", "-") + " has no effect" in r.message for r in caplog.records)
+    elif effect == "error in use":
+        before(batch)
+        with pytest.raises(ValueError, match=value):
+            after(batch)
+    else:
+        assert effect == "longest sequence" and before.max_positions() != after.max_positions()
+
+
+def test_every_option_is_in_the_table_of_effects():
+    fields = {f.name for f in dataclasses.fields(MHMoELanguageModelConfig) if not f.name.startswith("_")}
+    assert fields == {name for name, *_ in EFFECTS}
+
+
+def test_xmoe_flag_is_the_xmoe_router(options):
+    assert moe_config(options(**EXPERTS, use_xmoe=True)) == moe_config(options(**EXPERTS, moe_router="xmoe"))
+
+
+def test_published_mode_is_what_the_published_language_model_did(options):
+    config = moe_config(
+        options(
+            **TWO,
+            use_xmoe=True,
+            moe_compat="published",
+            moe_second_expert_policy="random",
+            moe_normalize_gate_prob_before_dropping=True,
+        )
+    )
+    assert (config.capacity_factor, config.padding, config.normalize_gates) == (1.0, "routed", "none")
+    assert (config.second_policy, config.router, config.residual) == ("all", "torchscale-cosine", False)
+
+
+def test_torchscale_mode_normalises_after_dropping_unless_before(options):
+    cfg = options(**TWO, moe_compat="torchscale")
+    assert moe_config(cfg).normalize_gates == "after"
+    cfg.moe_normalize_gate_prob_before_dropping = True
+    assert moe_config(cfg).normalize_gates == "before"
+
+
+def test_dense_model_has_no_moe_config(options):
+    assert moe_config(options()) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(decoder_learned_pos=True, max_target_positions=20, layernorm_embedding=True, subln=True),
+        dict(activation_fn="silu", rms_norm=True, no_bias=True, n_kv_heads=2, share_decoder_input_output_embed=True),
+        TWO | dict(mhmoe_heads_number=2, moe_shared_expert_dim=8, use_xmoe=True, activation_fn="silu", subln=True),
+        EXPERTS | POST_NORM,
+    ],
+)
+def test_shape_for_the_cost_model_counts_the_parameters(build, options, changes):
+    counted = model_cost(lm_shape(options(**changes), vocab_size=101, tokens_per_sample=32)).params_total
+    assert counted == sum(p.numel() for p in build(**changes).parameters())
+
+
+def test_options_of_older_checkpoints_are_completed():
+    from omegaconf import OmegaConf
+
+    old = OmegaConf.create(dict(decoder_embed_dim=64, tokens_per_sample=8))
+    new = with_defaults(old)
+    assert new.decoder_embed_dim == 64 and new.moe_compat == "none" and new.tokens_per_sample == 8
