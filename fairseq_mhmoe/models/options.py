@@ -163,7 +163,8 @@ def moe_config(cfg: Any) -> Optional[MoEConfig]:
 def lm_shape(cfg: Any, vocab_size: int, tokens_per_sample: int) -> LanguageModelShape:
     """What `fairseq_mhmoe.moe.cost` needs to know to count parameters and FLOPs."""
     learned = cfg.decoder_learned_pos and not cfg.no_token_positional_embeddings
-    positions = tokens_per_sample if isinstance(cfg.max_target_positions, str) else cfg.max_target_positions
+    limit = cfg.max_target_positions
+    positions = tokens_per_sample if limit is None or str(limit).startswith("${") else limit  # else: no task yet
     return LanguageModelShape(
         vocab_size=vocab_size,
         layers=cfg.decoder_layers,
@@ -176,7 +177,7 @@ def lm_shape(cfg: Any, vocab_size: int, tokens_per_sample: int) -> LanguageModel
         rms_norm=cfg.rms_norm,
         subln=cfg.subln,
         tied=cfg.share_decoder_input_output_embed,
-        learned_positions=(positions or tokens_per_sample) + 2 if learned else 0,  # fairseq's table has two more rows
+        learned_positions=positions + 2 if learned else 0,  # fairseq's table has two more rows
         layernorm_embedding=cfg.layernorm_embedding,
         tokens_per_sample=tokens_per_sample,
         moe_freq=cfg.moe_freq,

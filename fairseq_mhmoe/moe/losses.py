@@ -26,7 +26,9 @@ def load_balancing_loss(gates: Tensor, first_choice: Tensor, valid: Optional[Ten
     if valid is None or count_pads:
         total, gate_sum = max(gates.shape[0], 1), gates.sum(0)
     else:
-        total, gate_sum = weight.sum().clamp(min=1), weight @ gates
+        total = weight.sum().clamp(min=1)
+        with torch.autocast(gates.device.type, enabled=False):  # else a sum in half precision
+            gate_sum = weight @ gates
     return num_experts * torch.dot(chosen / total, gate_sum / total)
 
 

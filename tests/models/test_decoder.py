@@ -262,3 +262,33 @@ def test_two_forwards_before_a_backward(build, tokens):
 def test_residual_scale(build, deepnorm, factor):
     decoder = build(deepnorm=deepnorm, decoder_normalize_before=False).decoder
     assert [block.residual_scale for block in decoder.layers] == [factor, factor]
+
+
+@pytest.mark.parametrize("body", ["sinusoidal", "learned", "rotary"])
+def test_host_never_asks_the_device(build, tokens, body):
+    # a meta tensor has no values: whatever would wait for one raises
+    with torch.device("meta"):
+        model = build(**BODIES[body], checkpoint_activations=True)
+        model(torch.ones(2, 8, dtype=torch.long))[0].sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("body", ["rotary", "MH-MoE"])
+def test_runs_under_autocast(build, tokens, body):
+    model, batch = build(**BODIES[body]), tokens(2, 8)
+    expected = loss_and_gradients(model, batch)[0].item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, gradients = loss_and_gradients(model, batch)
+    assert loss.item() == pytest.approx(expected, rel=0.02)
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("body", BODIES)
+def test_cuda_equals_cpu(build, tokens, body):
+    model, batch = build(**BODIES[body]), tokens(2, 8)
+    batch[0, :3] = PAD
+    expected = model(batch)[0]
+    got = model.cuda()(batch.cuda())[0].cpu()
+    torch.testing.assert_close(got[batch.ne(PAD)], expected[batch.ne(PAD)], rtol=1e-3, atol=1e-4)
