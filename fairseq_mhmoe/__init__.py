@@ -4,6 +4,8 @@ fairseq imports a user-dir's tasks and models only when the package is not yet i
 so everything that registers itself is imported here. The hooks go first: what follows may rely on their repairs.
 """
 
+__version__ = "0.1.0"
+
 if __name__ != "fairseq_mhmoe":
     raise ImportError(
         f"this folder must be imported as fairseq_mhmoe, not as {__name__}: name --user-dir .../fairseq_mhmoe, "
@@ -14,12 +16,4 @@ from fairseq_mhmoe import integration
 
 integration.install()
 
-import importlib  # noqa: E402
-
-for _name in ("models", "criterions", "tasks"):
-    try:
-        importlib.import_module(f"fairseq_mhmoe.{_name}")
-    except ImportError as error:
-        print("TEMPORARY: not there yet:", error)
-
-__version__ = "0.1.0"
+from fairseq_mhmoe import criterions, models, tasks  # noqa: E402, F401
