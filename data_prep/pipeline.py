@@ -172,6 +172,8 @@ def _rejected(totals: Counter[str]) -> dict[str, int]:
 def _publish(work: Path, output: Path, description: dict, counts: dict[str, Counter[str]]) -> dict:
     """Put the final files in place; the manifest goes first when it is stale, and comes last."""
     (output / MANIFEST).unlink(missing_ok=True)
+    for left_over in output.glob(".*.tmp*"):  # of a call that was killed
+        left_over.unlink()
     processor = load_sentencepiece(work / MODEL)
     symbols, _ = fairseq_ids(processor)
     dictionary_size = len(FAIRSEQ_SPECIALS) + len(symbols)
@@ -204,7 +206,8 @@ def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # not flock: datatrove's helper processes would inherit that and keep it after a kill
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             raise RuntimeError(f"another process prepares {folder.parent}; wait for it, or stop it") from None
         yield

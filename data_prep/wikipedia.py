@@ -75,6 +75,12 @@ def _content(fields: dict[str, ElementTree.Element], name: str) -> str:
     return fields[name].text or "" if name in fields else ""
 
 
+def to_document(page: Page) -> Document:
+    """The page as a datatrove document: its markup, and what `ArticleFilter` needs to know about it."""
+    metadata = {"title": page.title, "namespace": page.namespace, "redirect": page.redirect}
+    return Document(text=page.markup, id=page.page_id, metadata=metadata)
+
+
 class WikipediaDumpReader(BaseDiskReader):
     """datatrove reader of dumps: every page becomes a document with its markup; `ArticleFilter` makes text of it."""
 
@@ -89,8 +95,7 @@ class WikipediaDumpReader(BaseDiskReader):
             for number, page in enumerate(read_pages(stream, filepath), start=1):
                 if number % PROGRESS_EVERY == 0:
                     logger.info(f"{filepath}: {number:,} pages")
-                metadata = {"title": page.title, "namespace": page.namespace, "redirect": page.redirect}
-                yield Document(text=page.markup, id=page.page_id, metadata=metadata)
+                yield to_document(page)
 
 
 class ArticleFilter(BaseFilter):

@@ -1,0 +1,127 @@
+"""What tests share: a prepared data folder, hand-made Wikipedia dumps, and the command-line programs."""
+
+import bz2
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import hypothesis
+import pytest
+
+# the machine is shared, and small tensors gain nothing from threads; set before torch is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+# the same examples every time: a test that fails on one machine fails on all
+hypothesis.settings.register_profile("here", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("here")
+
+PROGRAMS = {f"fairseq-{name}": f"fairseq_cli.{name.replace('-', '_')}" for name in (
+    "train", "hydra-train", "eval-lm", "generate", "interactive", "validate"
+)}  # fmt: skip
+
+WORDS = (
+    "the of and in to a is was for as on with by that from at his it an were are which this also be has had first one "
+    "their its new after who they two her she been other when time during there into school all may century world more "
+    "most city state known between years only over government some through early many such where later used war called "
+    "including would became under while three about people system both university then same made part area south north "
+    "national population family company river group small number island language history century's église naïve 1,234"
+).split()
+
+
+@pytest.fixture(scope="session")
+def write_dump():
+    """write_dump(path, pages): a dump of (title, page id, markup) or (title, page id, markup, namespace, redirect)."""
+
+    def write(path, pages):
+        lines = ['<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" xml:lang="en"><siteinfo/>']
+        for title, page_id, markup, *rest in pages:
+            namespace, redirect = rest or (0, False)
+            lines.append(
+                f"<page><title>{escape(title)}</title><ns>{namespace}</ns><id>{page_id}</id>"
+                + ('<redirect title="Another" />' if redirect else "")
+                + f'<revision><id>1</id><text xml:space="preserve">{escape(markup)}</text></revision></page>'
+            )
+        content = "\n".join([*lines, "</mediawiki>"]).encode()
+        path.write_bytes(bz2.compress(content) if path.suffix == ".bz2" else content)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_articles():
+    """write_articles(count, seed=0): pages for write_dump with headings, links, templates and made-up prose."""
+
+    def article(rng, number):
+        def sentence():
+            # low indices more often, as in a language
+            words = [WORDS[int(len(WORDS) * rng.random() ** 2)] for _ in range(rng.randint(4, 14))]
+            return " ".join(words).capitalize() + "."
+
+        def paragraph():
+            return " ".join(sentence() for _ in range(rng.randint(2, 4)))
+
+        title = f"Article {number}"
+        markup = f"{{{{Infobox|name={title}}}}}\n'''{title}''' {paragraph()}<ref>A source.</ref>\n\n"
+        markup += f"== History ==\n{paragraph()} See [[Article {number // 2}|another one]].\n"
+        return title, 100 + number, markup
+
+    def articles(count, seed=0):
+        rng = random.Random(seed)
+        return [article(rng, number) for number in range(count)]
+
+    return articles
+
+
+@pytest.fixture(scope="session")
+def prepare_dump(write_dump):
+    """prepare_dump(folder, pages, **settings): run the real preparation on a dump of these pages -> manifest."""
+    from data_prep.demo_english import wikipedia_corpus
+    from data_prep.pipeline import Settings, prepare
+
+    def run(folder, pages, **settings):
+        chosen = Settings(**{"vocab_size": 320, "min_chars": 20, "valid_share": 0.1, "test_share": 0.1, **settings})
+        dump = folder.parent / f"{folder.name}-dump.xml.bz2"
+        if not dump.exists():
+            write_dump(dump, pages)
+        return prepare(wikipedia_corpus(dump, chosen.min_chars), chosen, folder)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_data_dir(tmp_path_factory, prepare_dump, write_articles):
+    """A prepared folder, not to be written to: 320 pieces, about 190 + 25 + 25 short documents."""
+    folder = tmp_path_factory.mktemp("tiny") / "data"
+    prepare_dump(folder, write_articles(240))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_cli():
+    """run_cli("fairseq-train", DATA, "--task", "gpt", ..., stdin="", check=True, timeout=240) -> CompletedProcess.
+
+    Also "python" with "-m", MODULE. Runs in the repository's root with this Python; stderr comes within stdout.
+    """
+
+    def run(program, *arguments, stdin="", check=True, timeout=240, **environment):
+        command = [sys.executable] if program == "python" else [sys.executable, "-m", PROGRAMS[program]]
+        result = subprocess.run(
+            [*command, *map(str, arguments)],
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
+        )
+        if check:
+            assert result.returncode == 0, result.stdout[-4000:]
+        return result
+
+    return run

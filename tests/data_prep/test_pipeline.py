@@ -1,0 +1,181 @@
+"""Preparation as a whole: text -> ids -> text, the manifest, and the same bytes after any interruption."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import sentencepiece
+from fairseq.data.indexed_dataset import MMapIndexedDataset
+
+from data_prep.pipeline import Settings
+from data_prep.wikitext import plain_text
+
+FILES = [
+    "dict.txt",
+    "manifest.json",
+    "spm.model",
+    *(f"{s}.{e}" for s in ("train", "valid", "test") for e in ("bin", "idx")),
+]
+
+
+@pytest.fixture(scope="module")
+def pages(write_articles):
+    extra = [("R", 1, "#REDIRECT [[Article 1]]", 0, True), ("Talk:A", 2, "Hello.", 1, False), ("Stub", 3, "Short.")]
+    return [*write_articles(60), *extra]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, prepare_dump, pages):
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    return folder, prepare_dump(folder, pages)
+
+
+def hashes(folder):
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+
+
+def items(folder, split):
+    dataset = MMapIndexedDataset(str(folder / split))
+    return [dataset[index].tolist() for index in range(len(dataset))]
+
+
+def test_the_indexes_hold_every_article_once_and_exactly(prepared, pages):
+    folder, _ = prepared
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spm.model"))
+    documents = [item for split in ("train", "valid", "test") for item in items(folder, split)]
+    assert all(item[-1] == 2 and 2 not in item[:-1] for item in documents)
+    texts = [processor.DecodeIds(item[:-1]) for item in documents]
+    assert sorted(texts) == sorted(plain_text(markup) for title, _, markup, *_ in pages if title.startswith("Article"))
+
+
+def test_the_manifest_counts_what_is_there(prepared):
+    folder, manifest = prepared
+    assert json.loads((folder / "manifest.json").read_text()) == manifest
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spm.model"))
+    for split, counts in manifest["splits"].items():
+        documents = items(folder, split)
+        assert counts["documents"] == len(documents) > 0
+        assert counts["tokens"] == sum(map(len, documents))
+        assert counts["bytes"] == sum(len(processor.DecodeIds(item[:-1]).encode()) for item in documents)
+    assert manifest["rejected"] == {"namespace": 1, "redirect": 1, "short": 1}
+    documents = sum(counts["documents"] for counts in manifest["splits"].values())
+    assert manifest["read"] == documents + sum(manifest["rejected"].values())
+
+
+def test_the_manifest_has_the_hash_of_every_file(prepared):
+    folder, manifest = prepared
+    said = {manifest[part]["file"]: manifest[part]["sha256"] for part in ("tokenizer", "dictionary")}
+    for counts in manifest["splits"].values():
+        for name, file in counts["files"].items():
+            said[name] = file["sha256"]
+            assert file["size"] == (folder / name).stat().st_size
+    assert said == {name: sha256 for name, sha256 in hashes(folder).items() if name != "manifest.json"}
+    assert "CC BY-SA" in manifest["license"]
+
+
+def test_another_folder_gets_the_same_bytes(tmp_path, prepared, prepare_dump, pages):
+    dump = prepared[0].parent / "data-dump.xml.bz2"
+    (tmp_path / "data-dump.xml.bz2").write_bytes(dump.read_bytes())
+    prepare_dump(tmp_path / "data", pages)
+    assert hashes(tmp_path / "data") == hashes(prepared[0])
+
+
+def test_a_second_call_changes_nothing(prepared, prepare_dump, pages):
+    folder, manifest = prepared
+    before = {name: (folder / name).stat().st_mtime_ns for name in FILES}
+    assert prepare_dump(folder, pages) == manifest
+    assert {name: (folder / name).stat().st_mtime_ns for name in FILES} == before
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_or_changed_file_is_restored(tmp_path, prepare_dump, pages, name):
+    folder = tmp_path / "data"
+    prepare_dump(folder, pages[:30])
+    before = hashes(folder)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    prepare_dump(folder, pages[:30])
+    assert hashes(folder) == before
+    (folder / name).unlink()
+    prepare_dump(folder, pages[:30])
+    assert hashes(folder) == before
+
+
+@pytest.mark.parametrize(
+    "change", [{"vocab_size": 330}, {"seed": 1}, {"min_chars": 5}, {"valid_share": 0.3}, {"test_share": 0.3}]
+)
+def test_every_setting_changes_the_output(tmp_path, prepare_dump, pages, change):
+    before = prepare_dump(tmp_path / "data", pages)
+    after = prepare_dump(tmp_path / "data", pages, **change)
+    assert before["splits"] != after["splits"]
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"vocab_size": 200}, "vocab_size is 200"),
+        ({"valid_share": 0.6, "test_share": 0.4}, "leave a rest for training"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**settings)
+
+
+def test_too_few_documents_for_three_splits_are_an_error(tmp_path, prepare_dump, pages):
+    with pytest.raises(ValueError, match="no documents for .*: 5 read, 2 accepted, rejected: .*redirect.*another seed"):
+        prepare_dump(tmp_path / "data", pages[58:])
+    assert not (tmp_path / "data/manifest.json").exists()
+
+
+def test_two_calls_at_once_are_refused(tmp_path, prepare_dump, pages):
+    lock = tmp_path / "data/work/lock"
+    lock.parent.mkdir(parents=True)
+    hold = f"import fcntl; f = open({str(lock)!r}, 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(RuntimeError, match="another process prepares"):
+            prepare_dump(tmp_path / "data", pages)
+        other.communicate(b"\n")
+    assert prepare_dump(tmp_path / "data", pages)
+
+
+PREPARE = """
+import sys
+from pathlib import Path
+from data_prep.demo_english import wikipedia_corpus
+from data_prep.pipeline import Settings, prepare
+settings = Settings(vocab_size=320, min_chars=20, valid_share=0.1, test_share=0.1)
+prepare(wikipedia_corpus(Path(sys.argv[1]), settings.min_chars), settings, Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_a_call_that_was_killed_is_continued_to_the_same_bytes(tmp_path, prepared, prepare_dump, pages):
+    dump = tmp_path / "data-dump.xml.bz2"
+    dump.write_bytes((prepared[0].parent / "data-dump.xml.bz2").read_bytes())
+    work = tmp_path / "data/work"
+    rng = random.Random(0)
+    killed = 0
+    # each call may go one stage further; killed soon after it began to write there
+    for stage in ("text", "vocabulary", "index-train", "index-test"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", PREPARE, str(dump), str(tmp_path / "data")],
+            start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while process.poll() is None and not list(work.glob(f"*/logs/{stage}/executor.json")):
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.1)
+        killed += process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert killed >= 2
+    prepare_dump(tmp_path / "data", pages)
+    assert hashes(tmp_path / "data") == hashes(prepared[0])
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == sorted([*FILES, "work"])
