@@ -23,11 +23,11 @@ class Plan(NamedTuple):
 def count_experts(experts: Tensor, num_experts: int) -> Tensor:
     """[...] expert ids 0..N, N meaning none -> [N] how often each occurs, int64, without a host synchronisation."""
     flat = experts.reshape(-1)
-    if flat.is_cuda:  # bincount asks the device for the largest value
+    if flat.device.type == "cpu":
+        counts = torch.bincount(flat, minlength=num_experts + 1)
+    else:  # bincount would ask the device for the largest value
         counts = torch.zeros(num_experts + 1, dtype=torch.int64, device=flat.device)
         counts.scatter_add_(0, flat, torch.ones_like(flat))
-    else:
-        counts = torch.bincount(flat, minlength=num_experts + 1)
     return counts[:num_experts]
 
 

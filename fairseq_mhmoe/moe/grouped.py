@@ -75,7 +75,7 @@ def _grouped_mm_refuses(dtype: torch.dtype, widths) -> str:
 
 @cache
 def _grouped_mm_is_fast(device_type: str, index: Optional[int], dtype: torch.dtype) -> bool:
-    if device_type == "cpu":
+    if device_type in ("cpu", "meta"):
         return dtype != torch.float16
     if device_type == "cuda":
         return dtype == torch.bfloat16 and torch.cuda.get_device_capability(index)[0] >= 9

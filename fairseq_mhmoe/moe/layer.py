@@ -15,6 +15,7 @@ from .config import MoEConfig
 from .dispatch import combine, count_experts, dispatch, make_plan
 from .experts import StackedExperts
 from .losses import load_balancing_loss, router_z_loss
+from .precision import autocast_dtype
 from .router import build_router
 from .selection import Selection, select_experts
 
@@ -75,8 +76,7 @@ class MoELayer(nn.Module):
             tensors, since activation checkpointing would cut the losses' gradient out of anything else.
         """
         sub = split_heads(project(x, self.head), self.config.heads)
-        if torch.is_autocast_enabled(x.device.type):
-            sub = sub.to(torch.get_autocast_dtype(x.device.type))
+        sub = sub.to(autocast_dtype(x.device.type) or sub.dtype)
         valid = self.valid_sub_tokens(padding_mask)
         logits = self.router(sub)
         selection = select_experts(logits, self.config, self.training, valid, noise)

@@ -5,6 +5,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from .precision import without_autocast
+
 
 def load_balancing_loss(gates: Tensor, first_choice: Tensor, valid: Optional[Tensor] = None, count_pads: bool = False):
     """Penalty for uneven expert load: N * sum_p f_p * P_p (GShard; MH-MoE v1 eq. 10).
@@ -27,7 +29,7 @@ def load_balancing_loss(gates: Tensor, first_choice: Tensor, valid: Optional[Ten
         total, gate_sum = max(gates.shape[0], 1), gates.sum(0)
     else:
         total = weight.sum().clamp(min=1)
-        with torch.autocast(gates.device.type, enabled=False):  # else a sum in half precision
+        with without_autocast(gates.device.type):  # else a sum in half precision
             gate_sum = weight @ gates
     return num_experts * torch.dot(chosen / total, gate_sum / total)
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import MoEConfig
+from .precision import without_autocast
 
 TORCHSCALE_EMBEDDING_NORM = 1.5
 
@@ -28,7 +29,7 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[S, d] -> logits [S, N] in float32 (float64 for a float64 router), whatever the precision around it."""
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             return self.logits(x.to(next(self.parameters()).dtype))
 
 

@@ -199,3 +199,25 @@ def test_autocast_runs_the_experts_in_its_type_and_the_router_in_float32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, l_aux, _, _ = layer(torch.randn(1, 4, 8))
     assert seen == [(torch.bfloat16, torch.bfloat16)] and l_aux.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        dict(),
+        dict(capacity_factor=1.25, batch_prioritized=True),
+        dict(second_policy="random", normalize_gates="before"),
+        dict(second_policy="sampling", normalize_gates="after"),
+        dict(shared_expert_dim=16, residual=True, subln=True, router="xmoe"),
+    ],
+    ids=lambda rules: "+".join(rules) or "plain",
+)
+def test_host_never_asks_the_device(rules):
+    # a meta tensor has no values: whatever would wait for one raises
+    with torch.device("meta"):
+        layer = MoELayer(MoEConfig(64, 8, 64, top_k=2, heads=2, activation="swiglu", **rules)).bfloat16()
+        x = torch.randn(2, 8, 64, dtype=torch.bfloat16, requires_grad=True)
+        y, l_aux, z_loss, stats = layer(x, torch.zeros(2, 8, dtype=torch.bool))
+        (y.sum() + l_aux + z_loss).backward()
+    assert y.shape == x.shape and stats.shape == (11,)
+    assert all(p.grad is not None for p in layer.parameters())
