@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from fairseq import checkpoint_utils, options, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from fairseq_mhmoe.cli.files import write_json
+from fairseq_mhmoe.data.manifest import bits_per_byte, read_manifest
 from fairseq_mhmoe.evaluation.activation import activated_experts
 from fairseq_mhmoe.evaluation.documents import SplitScores, document_sizes, score_split
-from fairseq_mhmoe.evaluation.perplexity import bits_per_byte, perplexity, perplexity_interval
+from fairseq_mhmoe.evaluation.perplexity import perplexity, perplexity_interval
 
 
 def evaluate(cfg) -> dict:
@@ -43,35 +45,26 @@ def evaluate_split(cfg, task, model, model_cfg, split: str) -> dict:
         max_positions=utils.resolve_max_positions(model.max_positions()),
         num_workers=cfg.dataset.num_workers,
     )
-    sizes = document_sizes(cfg.task.data, split, task.source_dictionary)
+    folder = Path(utils.split_paths(cfg.task.data)[0])
+    sizes = document_sizes(folder, split, task.source_dictionary)
+    # The task may have cut the blocks to what the model can take: its dataset is asked for afterwards.
     scores = score_split(model, task.dataset(split), batches, sizes)
-    return report(scores, bytes_of_split(cfg.task.data, split), model_cfg)
+    return report(scores, split, read_manifest(folder), model_cfg)
 
 
-def bytes_of_split(data: str, split: str) -> int | None:
-    """UTF-8 bytes of a split as its manifest.json states them; None for a folder without manifest."""
-    manifest = Path(utils.split_paths(data)[0]) / "manifest.json"
-    if not manifest.exists():
-        return None
-    return json.loads(manifest.read_text())["splits"][split]["bytes"]
-
-
-def report(scores: SplitScores, num_bytes: int | None, model_cfg) -> dict:
+def report(scores: SplitScores, split: str, manifest: dict | None, model_cfg) -> dict:
     """The figures as plain numbers: nll in nats, perplexity with its interval, bits per byte, experts in use."""
     nll, tokens = float(scores.nll.sum()), int(scores.tokens.sum())
-    low, high = perplexity_interval(scores.nll, scores.tokens)
-    activation = None
-    if scores.layer_stats:
-        top_k = 1 if model_cfg.moe_top1_expert else model_cfg.moe_top_k
-        activation = asdict(activated_experts(scores.layer_stats, top_k, model_cfg.mhmoe_heads_number))
+    activation = activated_experts(scores.layer_stats, model_cfg.moe_top_k, model_cfg.mhmoe_heads_number)
     return {
         "documents": len(scores.nll),
         "tokens": tokens,
         "nll": nll,
+        "bits_per_token": nll / tokens / math.log(2),
         "perplexity": perplexity(nll, tokens),
-        "interval_95": [low, high],
-        "bits_per_byte": bits_per_byte(nll, num_bytes) if num_bytes else None,
-        "activated_experts": activation,
+        "perplexity_95": list(perplexity_interval(scores.nll, scores.tokens)),
+        "bits_per_byte": bits_per_byte(manifest, split, nll / tokens / math.log(2)) if manifest else None,
+        "activated_experts": asdict(activation) if activation else None,
         "document_nll": scores.nll.tolist(),
         "document_tokens": scores.tokens.tolist(),
     }

@@ -3,8 +3,8 @@
 B batch (blocks), T block length, V vocabulary, M documents, N experts.
 """
 
-import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,13 +37,12 @@ def sum_by_document(token_nll: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.add.reduceat(token_nll, starts)
 
 
-def document_sizes(data: str, split: str, dictionary) -> np.ndarray:
-    """Tokens [M] of each document of a prepared split, its end included."""
-    path = os.path.join(utils.split_paths(data)[0], split)
-    dataset = data_utils.load_indexed_dataset(path, dictionary)
+def document_sizes(folder: Path, split: str, dictionary) -> np.ndarray:
+    """Tokens [M] of each document of a prepared split, its end included; ValueError when it is not there."""
+    dataset = data_utils.load_indexed_dataset(str(folder / split), dictionary)
     if dataset is None:
-        raise ValueError(f"no split '{split}' in {data}; expected {path}.bin and {path}.idx")
-    return np.asarray(dataset.sizes)
+        raise ValueError(f"no split '{split}' in {folder}; expected {split}.bin and {split}.idx")
+    return np.array(dataset.sizes)  # a copy: fairseq unmaps the file together with the dataset
 
 
 @torch.no_grad()

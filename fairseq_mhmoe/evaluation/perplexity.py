@@ -1,4 +1,4 @@
-"""Perplexity, bits per byte and their uncertainty from summed negative log-likelihoods. M documents; sums in nats."""
+"""Perplexity and its uncertainty from summed negative log-likelihoods. M documents; sums in nats."""
 
 import math
 
@@ -15,18 +15,6 @@ def perplexity(nll: float, tokens: int) -> float:
     if tokens <= 0:
         raise ValueError(f"tokens is {tokens}; a perplexity needs at least 1 scored token")
     return math.exp(nll / tokens)
-
-
-def bits_per_byte(nll: float, num_bytes: int) -> float:
-    """nll / (num_bytes ln 2): a measure that does not depend on the vocabulary.
-
-    Args:
-        nll: negative log-likelihood of the whole text, nats.
-        num_bytes: UTF-8 bytes of that text.
-    """
-    if num_bytes <= 0:
-        raise ValueError(f"num_bytes is {num_bytes}; expected the size of the text in UTF-8 bytes, 1 or more")
-    return nll / (num_bytes * math.log(2))
 
 
 def perplexity_interval(nll, tokens, confidence: float = 0.95, resamples: int = 2000, seed: int = 1):

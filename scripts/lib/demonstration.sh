@@ -20,5 +20,7 @@ demonstration() {
     return
   fi
   prepare_environment
+  # The notices of the libraries that it imports would hide what it says itself.
+  export PYTHONWARNINGS=ignore LOGLEVEL=WARNING
   exec "${command[@]}"
 }

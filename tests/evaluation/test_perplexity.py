@@ -1,11 +1,11 @@
-"""Perplexity, bits per byte and the bootstrap interval against numbers worked out by hand."""
+"""Perplexity and the bootstrap interval against numbers worked out by hand."""
 
 import math
 
 import numpy as np
 import pytest
 
-from fairseq_mhmoe.evaluation.perplexity import bits_per_byte, perplexity, perplexity_interval
+from fairseq_mhmoe.evaluation.perplexity import perplexity, perplexity_interval
 
 
 def test_perplexity_of_a_uniform_guess_is_the_vocabulary():
@@ -15,16 +15,6 @@ def test_perplexity_of_a_uniform_guess_is_the_vocabulary():
 def test_perplexity_needs_a_token():
     with pytest.raises(ValueError, match="tokens is 0"):
         perplexity(1.0, 0)
-
-
-def test_bits_per_byte_by_hand():
-    # 6 tokens of 2 bits each, 4 bytes of text: 12 bits / 4 bytes
-    assert bits_per_byte(6 * 2 * math.log(2), 4) == pytest.approx(3)
-
-
-def test_bits_per_byte_needs_text():
-    with pytest.raises(ValueError, match="num_bytes is 0"):
-        bits_per_byte(1.0, 0)
 
 
 def test_interval_of_equal_documents_is_a_point():

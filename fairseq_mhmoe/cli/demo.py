@@ -1,0 +1,113 @@
+"""The demonstration: dense, X-MoE and MH-MoE models of equal training FLOPs, trained and compared on the CPU.
+
+Started by `bash scripts/run.sh`. Every step runs a stock program whose command line is shown; finished steps are
+skipped, interrupted training goes on from its checkpoint.
+"""
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import shlex
+import signal
+import sys
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+
+import fairseq_mhmoe
+from fairseq_mhmoe.cli.demo_models import UPDATES, demo_models, training_words
+from fairseq_mhmoe.cli.demo_programs import StepFailed, code_hash, data_hash, fingerprint, finished, minutes, say
+from fairseq_mhmoe.cli.demo_report import LEGEND, current_commit, make_row, table
+from fairseq_mhmoe.cli.demo_steps import Place, evaluate, prepare_data, train
+from fairseq_mhmoe.cli.files import write_json
+
+ROOT = Path(fairseq_mhmoe.__file__).resolve().parents[1]
+DEFAULT_DATA = Path("data/demo-english")
+
+
+def parse_arguments(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m fairseq_mhmoe.cli.demo", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="prepared folder (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="results (default: %(default)s)")
+    parser.add_argument("--updates", type=int, default=UPDATES, help="per model (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all, %(default)s)")
+    arguments = parser.parse_args(words)
+    for name in ("updates", "threads"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} {getattr(arguments, name)}: expected 1 or more")
+    return arguments
+
+
+def main(words: list[str] | None = None) -> None:
+    arguments = parse_arguments(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    logging.disable(logging.INFO)
+    warnings.simplefilter("ignore")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    with open(arguments.output / ".lock", "w") as lock:
+        # Programs that we start inherit the lock: one that outlives us keeps the folder to itself.
+        os.set_inheritable(lock.fileno(), True)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"error: another demonstration is at work in {arguments.output}; wait for it, or end it")
+        try:
+            demonstrate(arguments)
+        except StepFailed as failure:
+            sys.exit(f"error: {failure}")
+        except KeyboardInterrupt:
+            sys.exit("\ninterrupted; the same command goes on from here")
+
+
+def demonstrate(arguments: argparse.Namespace) -> None:
+    """Prepare the data, train and evaluate each model, print the table and write results.json."""
+    start = time.monotonic()
+    place = Place(arguments.data, arguments.output, arguments.threads)
+    if place.data == DEFAULT_DATA:
+        say("[data] English Wikipedia articles")
+        prepare_data(place)
+    if not (place.data / "manifest.json").exists():
+        raise StepFailed(f"{place.data} has no manifest.json; name a folder that data_prep has written")
+    manifest = json.loads((place.data / "manifest.json").read_text())
+    models = demo_models(manifest["dictionary"]["size"])
+    key_of = partial(fingerprint, training_words(arguments.updates), data_hash(manifest), code_hash())
+    rows = []
+    for number, model in enumerate(models, 1):
+        title, folder, key = f"[{number} of {len(models)}] {model.name}", place.output / model.name, key_of(model.words)
+        training = partial(train, place, model, arguments.updates)
+        trained = once(f"{title}: training", folder / "training.json", key, training)
+        scored = once(f"{title}: evaluation", folder / "evaluation.json", key, partial(evaluate, place, model))
+        rows.append(make_row(model, trained, scored["splits"]))
+    results = {"models": rows, "commit": current_commit(ROOT), "command": command_line(arguments)}
+    write_json(place.output / "results.json", results)
+    say(f"\n{table(rows)}\n\n{LEGEND}")
+    say(f"\nwritten to {place.output / 'results.json'} after {minutes(time.monotonic() - start)} minutes")
+
+
+def once(title: str, path: Path, key: str, step) -> dict:
+    """The result of a step, which is called with the key unless its file is there already."""
+    result = finished(path, key)
+    if result is not None:
+        say(f"{title}: done before")
+        return result
+    say(title)
+    result = step(key)
+    write_json(path, result)
+    return result
+
+
+def command_line(arguments: argparse.Namespace) -> str:
+    """What to type for these results."""
+    defaults = vars(parse_arguments([]))
+    words = []
+    for name, value in vars(arguments).items():
+        if value != defaults[name]:
+            words += [f"--{name}", str(value)]
+    return shlex.join(["python", "-m", "fairseq_mhmoe.cli.demo", *words]) if words else "bash scripts/run.sh"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The three models of the demonstration and how they are trained: equal in body, data and training FLOPs per token.
+
+The dense model sets the FLOPs. The inner width of the experts of X-MoE and MH-MoE is solved from the cost model, and
+MH-MoE gets as many (smaller) experts as make its parameters equal to X-MoE's (MH-MoE v2, section 3).
+"""
+
+from dataclasses import dataclass, replace
+
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+from fairseq_mhmoe.models.options import lm_shape
+from fairseq_mhmoe.moe.cost import Cost, LanguageModelShape, model_cost
+
+TOKENS_PER_SAMPLE = 128
+SEQUENCES_PER_UPDATE = 8
+UPDATES = 700
+WIDTH_STEP = 8  # inner widths are multiples of this: what matrix kernels like
+MOST_EXPERTS = 256
+
+BODY = {
+    "decoder-embed-dim": 128,
+    "decoder-layers": 4,
+    "decoder-attention-heads": 4,
+    "decoder-ffn-embed-dim": 384,
+}
+XMOE = {"moe-expert-count": 8, "moe-top-k": 2, "use-xmoe": True}
+MHMOE = {"mhmoe-heads-number": 2, "moe-top-k": 2, "use-xmoe": True}
+
+
+@dataclass(frozen=True)
+class DemoModel:
+    """One row of the table: its name, its architecture options and what they cost."""
+
+    name: str
+    words: list[str]
+    cost: Cost
+
+
+def words_of(settings: dict) -> list[str]:
+    """{"lr": 0.1, "bf16": True} -> ["--lr", "0.1", "--bf16"]."""
+    words = []
+    for name, value in settings.items():
+        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return words
+
+
+def training_words(updates: int) -> list[str]:
+    """What all three models share: data, optimizer and schedule."""
+    return words_of(
+        {
+            "task": "gpt",
+            "sample-break-mode": "none",
+            "tokens-per-sample": TOKENS_PER_SAMPLE,
+            "batch-size": SEQUENCES_PER_UPDATE,
+            "criterion": "moe_cross_entropy",
+            "optimizer": "adam",
+            "adam-betas": "(0.9, 0.95)",
+            "adam-eps": 1e-6,
+            "weight-decay": 0.1,
+            "clip-norm": 1.0,
+            "lr": 4e-3,
+            "lr-scheduler": "polynomial_decay",
+            "warmup-updates": min(50, updates // 2),
+            "end-learning-rate": 4e-4,
+            "total-num-update": updates,
+            "max-update": updates,
+            "seed": 1,
+        }
+    )
+
+
+def demo_models(vocab_size: int) -> list[DemoModel]:
+    """Dense, X-MoE and MH-MoE for a dictionary of vocab_size symbols."""
+    dense = make_model("dense", {"arch": "dense_lm_tiny"}, vocab_size)
+    target = dense.cost.flops_per_token
+    shape = shape_of({"arch": "xmoe_lm_tiny"} | BODY | XMOE, vocab_size)
+    xmoe_settings = {"arch": "xmoe_lm_tiny"} | XMOE | {"moe-ffn-dim": solve_expert_width(shape, target)}
+    xmoe = make_model("xmoe", xmoe_settings, vocab_size)
+    shape = shape_of({"arch": "mhmoe_lm_tiny"} | BODY | MHMOE, vocab_size)
+    width = solve_expert_width(shape, target)
+    count = solve_expert_count(with_experts(shape, ffn_dim=width), xmoe.cost.params_total)
+    mhmoe_settings = {"arch": "mhmoe_lm_tiny"} | MHMOE | {"moe-expert-count": count, "moe-ffn-dim": width}
+    return [dense, xmoe, make_model("mhmoe", mhmoe_settings, vocab_size)]
+
+
+def make_model(name: str, settings: dict, vocab_size: int) -> DemoModel:
+    settings = settings | BODY
+    return DemoModel(name, words_of(settings), model_cost(shape_of(settings, vocab_size)))
+
+
+def shape_of(settings: dict, vocab_size: int) -> LanguageModelShape:
+    """The shape that fairseq-train would build from these options."""
+    words = ["data", "--task", "gpt", "--criterion", "moe_cross_entropy", *words_of(settings)]
+    args = options.parse_args_and_arch(options.get_training_parser(), words)
+    return lm_shape(convert_namespace_to_omegaconf(args).model, vocab_size, TOKENS_PER_SAMPLE)
+
+
+def with_experts(shape: LanguageModelShape, **changes) -> LanguageModelShape:
+    return replace(shape, moe=replace(shape.moe, **changes))
+
+
+def solve_expert_width(shape: LanguageModelShape, flops: int) -> int:
+    """The inner width, a multiple of WIDTH_STEP, whose FLOPs per token are nearest to `flops`."""
+
+    def distance(width: int) -> int:
+        return abs(model_cost(with_experts(shape, ffn_dim=width)).flops_per_token - flops)
+
+    return min(range(WIDTH_STEP, 8 * shape.ffn_dim, WIDTH_STEP), key=distance)
+
+
+def solve_expert_count(shape: LanguageModelShape, params: int) -> int:
+    """The number of experts whose total parameters are nearest to `params`."""
+
+    def distance(count: int) -> int:
+        return abs(model_cost(with_experts(shape, num_experts=count)).params_total - params)
+
+    return min(range(shape.moe.top_k, MOST_EXPERTS + 1), key=distance)

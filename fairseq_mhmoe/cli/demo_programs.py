@@ -1,0 +1,113 @@
+"""Running stock programs as subprocesses: command lines, logs, figures, and when a result may be used again."""
+
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# What decides the numbers; the rooms that only start or read (cli, evaluation) may change without training anew.
+CODE_THAT_COUNTS = ("moe", "models", "criterions", "tasks", "data", "integration")
+LAST_LINES = 15
+
+
+class StepFailed(Exception):
+    """A program ended with an error; the message says where its output is."""
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+def show(command: list[str]) -> None:
+    say(f"      $ {shlex.join(command)}")
+
+
+def minutes(seconds: float) -> str:
+    """75 -> "1:15"."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def shorten(path: Path) -> str:
+    """Relative to the working directory where the path lies inside it: commands can then be copied."""
+    path = Path(os.path.abspath(path))
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def program(name: str) -> str:
+    """Path of a program of this environment."""
+    return shorten(Path(sys.executable).with_name(name))
+
+
+def run(command: list[str], log: Path, threads: int, on_line=None) -> str:
+    """Run a program and return its output, which is also appended to a log file and handed on line by line.
+
+    The program inherits open files that are inheritable (the lock of the demonstration), and is ended when this one is.
+    Raises StepFailed when it ends with an error.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore", "LOGLEVEL": "INFO"}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    with open(log, "a", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
+            close_fds=False,
+        )
+        try:
+            for line in process.stdout:
+                lines.append(line)
+                file.write(line)
+                file.flush()
+                if on_line is not None:
+                    on_line(line)
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            status = process.wait()
+    if status != 0:
+        last = "".join(lines[-LAST_LINES:])
+        raise StepFailed(f"{last}\nexit status {status} of: {shlex.join(command)}\nits whole output: {log}")
+    return "".join(lines)
+
+
+def log_figures(line: str, tag: str) -> dict | None:
+    """The figures of one line of fairseq's JSON log with this tag (train_inner, train, valid), else None."""
+    _, found, text = line.partition(f"| {tag} | ")
+    return json.loads(text) if found and text.startswith("{") else None
+
+
+def fingerprint(*parts) -> str:
+    """SHA-256 of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def code_hash() -> str:
+    """SHA-256 over the source files that training runs through."""
+    digest = hashlib.sha256()
+    for room in CODE_THAT_COUNTS:
+        for path in sorted((PACKAGE / room).rglob("*.py")):
+            digest.update(f"{path.relative_to(PACKAGE)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def data_hash(manifest: dict) -> str:
+    """SHA-256 over the hashes that the manifest of a prepared folder states."""
+    return fingerprint(manifest["splits"], manifest["dictionary"])
+
+
+def finished(path: Path, key: str) -> dict | None:
+    """The result of a step that was made under the same key, else None."""
+    try:
+        result = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return result if result.get("fingerprint") == key else None
