@@ -114,7 +114,7 @@ def test_zero_tokens_give_zero_gradients(shape, backend):
     layer = build(heads=2, top_k=2, backend=backend).float()
     y, l_aux, z_loss, stats = layer(torch.randn(*shape, 8))
     (y.sum() + l_aux + z_loss).backward()
-    assert y.shape == (*shape, 8) and float(l_aux) == 0 and float(stats.sum()) == 0
+    assert y.shape == (*shape, 8) and l_aux.item() == 0 and stats.sum().item() == 0
     for name, parameter in layer.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() == 0, name
 
@@ -126,7 +126,7 @@ def test_only_pads(backend):
     y, l_aux, _, stats = layer(x, torch.ones(2, 3, dtype=torch.bool))
     (y.sum() + l_aux).backward()
     assert y.isfinite().all() and x.grad.isfinite().all()
-    assert unpack(stats).load.sum() == 0 and float(l_aux) == 0
+    assert unpack(stats).load.sum() == 0 and l_aux.item() == 0
 
 
 def test_all_tokens_to_one_expert():
@@ -140,7 +140,7 @@ def test_all_tokens_to_one_expert():
     selection = select_experts(layer.router(sub), layer.config, True)
     torch.testing.assert_close(y.reshape(-1, 8), run_experts(layer, sub, selection))
     assert unpack(stats).load.tolist() == [0, 0, 6, 0]
-    assert float(l_aux) > 3.5  # 4 when the gate is one-hot as well
+    assert l_aux.item() > 3.5  # 4 when the gate is one-hot as well
 
 
 def test_every_expert_chosen_is_the_gated_mean():
