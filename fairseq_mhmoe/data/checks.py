@@ -99,6 +99,9 @@ def read_index(prefix: Path) -> IndexSummary:
     if sizes.min() < 0 or tokens == 0:
         raise ValueError(f"{index} holds no tokens, or documents of negative length; {AGAIN}")
     expected = tokens * np.dtype(dtype).itemsize
+    last_address = int(np.fromfile(index, dtype=np.int64, offset=index.stat().st_size - 8)[0])
+    if last_address + int(sizes[-1]) * np.dtype(dtype).itemsize != expected:
+        raise ValueError(f"{index} is damaged: its addresses don't fit its sizes; {AGAIN}")
     if data.stat().st_size != expected:
         raise ValueError(
             f"{data} is truncated or belongs to another index: {tokens} tokens need {expected} bytes, "

@@ -114,9 +114,24 @@ class GPTTask(LanguageModelingTask):
             )
         return indices
 
-    def get_batch_iterator(self, dataset, *args, **kwargs):
-        """fairseq's epoch iterator, which reads --batch-read-ahead batches ahead."""
-        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+    def get_batch_iterator(
+        self, dataset, *, epoch=1, disable_iterator_cache=False, update_epoch_batch_itr=False, **kwargs
+    ):
+        """fairseq's epoch iterator, with the same batches after a restart, and --batch-read-ahead batches ready."""
+        # fairseq forms the batches once and shuffles them for every epoch; but how it forms them depends on the epoch
+        # in which it starts, so that a run resumed in its second epoch would go on with other batches
+        kept_for_all_epochs = not (disable_iterator_cache or update_epoch_batch_itr)
+        is_new = dataset not in self.dataset_to_epoch_iter
+        iterator = super().get_batch_iterator(
+            dataset,
+            epoch=1 if kept_for_all_epochs else epoch,
+            disable_iterator_cache=disable_iterator_cache,
+            update_epoch_batch_itr=update_epoch_batch_itr,
+            **kwargs,
+        )
+        if kept_for_all_epochs and is_new:
+            dataset.set_epoch(epoch)
+            iterator.epoch = max(epoch, 1)
         if self.args.batch_read_ahead is not None:
             # not as an argument: fairseq would cut it to 20
             iterator.buffer_size = self.args.batch_read_ahead
