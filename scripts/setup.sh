@@ -83,9 +83,11 @@ torch_spec() {
   elif [[ -f $CHOSEN_TORCH ]]; then
     cat "$CHOSEN_TORCH"
   else
-    grep -E '^torch(vision)?==' "$ROOT/constraints.txt" | paste -sd ' '
+    pinned_torch
   fi
 }
+
+pinned_torch() { grep -E '^torch(vision)?==' "$ROOT/constraints.txt" | paste -sd ' '; }
 
 up_to_date() {
   [[ -x $VENV/bin/fairseq-train && -f $STAMP && $(cat "$STAMP") == "$(fingerprint)" ]]
@@ -120,7 +122,7 @@ write_constraints() {
   installed=$("$VENV/bin/python" -m pip freeze --disable-pip-version-check | grep -E '^torch(vision)?==')
   {
     printf '%s\n' "$installed"
-    grep -vE '^(#|torch==|torchvision==)' "$ROOT/constraints.txt" | if [[ -f $CHOSEN_TORCH ]]; then
+    grep -vE '^(#|torch==|torchvision==)' "$ROOT/constraints.txt" | if [[ $(torch_spec) != "$(pinned_torch)" ]]; then
       grep -v '^torchaudio=='
     else
       cat
@@ -139,7 +141,6 @@ install_everything() {
   supported_python "$VENV/bin/python" ||
     fail "$VENV has no working Python 3.10, 3.11 or 3.12" "remove it, or set VENV to another path"
   : >"$LOG"
-  [[ -z ${TORCH_SPEC:-} ]] || printf '%s\n' "$TORCH_SPEC" >"$CHOSEN_TORCH"
   step "build tools" "$network" \
     pip_install --upgrade -c "$ROOT/constraints.txt" pip "setuptools>=70" wheel cython numpy pybind11
   step "${spec[*]} (a large download)" "$network" pip_install "${spec[@]}"
@@ -170,6 +171,7 @@ main() {
   say "making $VENV with $("$PYTHON" --version); details in $LOG"
   rm -f "$STAMP"
   install_everything
+  [[ -z ${TORCH_SPEC:-} ]] || printf '%s\n' "$TORCH_SPEC" >"$CHOSEN_TORCH"
   fingerprint >"$STAMP.tmp"
   mv "$STAMP.tmp" "$STAMP"
   say "$VENV is ready after $((SECONDS - start)) s"

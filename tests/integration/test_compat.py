@@ -1,16 +1,14 @@
-"""Repairs for numpy 2, torch >= 2.6 and bfloat16."""
+"""Repairs for numpy 2 and torch >= 2.6."""
 
 import pickle
 
 import numpy as np
 import pytest
 import torch
-from fairseq import checkpoint_utils, options
+from fairseq import checkpoint_utils
 from fairseq.data import TokenBlockDataset
 
 import fairseq_mhmoe  # noqa: F401  (installs the hooks)
-
-LANGUAGE_MODEL = ["data", "--task", "language_modeling", "--arch", "transformer_lm"]
 
 
 def test_blocks_that_end_at_sentences_can_be_made():
@@ -22,24 +20,6 @@ def test_blocks_that_end_at_sentences_can_be_made():
 def test_numpy_has_the_names_that_fairseq_uses():
     assert np.vectorize(lambda i: i, otypes=[np.compat.long])(np.arange(2)).tolist() == [0, 1]
     assert np.int is int
-
-
-@pytest.mark.parametrize(
-    ("words", "tpu"),
-    [(["--bf16"], False), (["--memory-efficient-bf16"], False), (["--bf16", "--tpu"], True), ([], False)],
-)
-def test_bfloat16_does_not_ask_for_a_tpu(words, tpu):
-    parser = options.get_training_parser()
-    args = options.parse_args_and_arch(parser, [*LANGUAGE_MODEL, *words])
-    assert args.tpu is tpu
-    assert args.bf16 is any("bf16" in word for word in words)
-
-
-def test_parsing_known_words_returns_the_rest():
-    parser = options.get_training_parser()
-    args, rest = options.parse_args_and_arch(parser, [*LANGUAGE_MODEL, "--bf16", "--unheard-of"], parse_known=True)
-    assert rest == ["--unheard-of"]
-    assert args.tpu is False
 
 
 class RunsCode:

@@ -1,0 +1,59 @@
+"""Half precision with fairseq 0.12.3.1, on GPUs and on the CPU.
+
+* `--bf16` on the command line turns on `tpu`, and the trainer then asks for torch_xla.
+* `--fp16` flattens gradients on the current CUDA device, also where there is none.
+* After an overflow of float16 the trainer makes a CUDA tensor to skip the step, which fails without CUDA.
+* Biases that a model goes without are reported as parameters that it shares.
+"""
+
+import sys
+from operator import attrgetter
+
+import torch
+from fairseq import options, trainer
+from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
+
+from fairseq_mhmoe.integration.hooks import wrap
+
+
+def install():
+    """Installs the hooks of this file."""
+    wrap(options, "parse_args_and_arch", parse_args_for_this_machine)
+    wrap(DynamicLossScaler, "check_overflow", check_overflow)
+    wrap(trainer, "_catalog_shared_params", catalog_shared_params)
+
+
+def parse_args_for_this_machine(original, parser, input_args=None, *args, **kwargs):
+    """Parses the command line; bfloat16 means a TPU only where --tpu is given, float16 is not flattened on the CPU."""
+    parsed = original(parser, input_args, *args, **kwargs)
+    namespace = parsed[0] if isinstance(parsed, tuple) else parsed
+    words = sys.argv[1:] if input_args is None else input_args
+    if getattr(namespace, "bf16", False) and "--tpu" not in words:
+        namespace.tpu = False
+    if getattr(namespace, "fp16", False) and not torch.cuda.is_available():
+        namespace.fp16_no_flatten_grads = True
+    return parsed
+
+
+def check_overflow(original, scaler, grad_norm):
+    """Looks for an overflow of float16 in the gradient norm.
+
+    Raises:
+        OverflowError: with CUDA; the trainer skips the step and goes on with half the loss scale.
+        FloatingPointError: without CUDA, where it cannot.
+    """
+    try:
+        return original(scaler, grad_norm)
+    except OverflowError as error:
+        if torch.cuda.is_available():
+            raise
+        raise FloatingPointError(
+            f"float16 gradients overflowed, and fairseq skips such a step only with CUDA ({error}): "
+            "use --bf16 on the CPU, or a smaller --fp16-init-scale"
+        ) from error
+
+
+def catalog_shared_params(original, module, memo=None, prefix=""):
+    """Names of parameters that several modules share, without those that are None."""
+    shared = original(module, memo, prefix)
+    return shared and [names for names in shared if attrgetter(names[0])(module) is not None]
