@@ -35,7 +35,7 @@ def numbers(batches):
 @given(documents=DOCUMENTS, block=st.integers(1, 40), batch_size=st.integers(1, 9))
 def test_every_token_is_a_target_once(make_task, write_folder, tmp_path_factory, documents, block, batch_size):
     folder = write_folder(tmp_path_factory.mktemp("folder"), train=documents)
-    task = make_task(folder, "--tokens-per-sample", block)
+    task = make_task(folder, tokens_per_sample=block)
     task.load_dataset("train")
     for epoch_iterator in (iterator(task, batch_size=batch_size), iterator(task, batch_size=batch_size)):
         samples = by_number(epoch_iterator.next_epoch_itr())
@@ -52,7 +52,7 @@ def test_every_token_is_a_target_once(make_task, write_folder, tmp_path_factory,
 @given(documents=DOCUMENTS, context=st.integers(1, 8), block=st.integers(1, 12))
 def test_a_context_window_scores_every_token_once(make_task, write_folder, tmp_path_factory, documents, context, block):
     folder = write_folder(tmp_path_factory.mktemp("folder"), test=documents)
-    task = make_task(folder, "--tokens-per-sample", block)
+    task = make_task(folder, tokens_per_sample=block)
     task.load_dataset("test")
     batches = task.eval_lm_dataloader(
         task.dataset("test"), max_positions=64, batch_size=3, context_window=context, num_workers=0
@@ -73,14 +73,14 @@ def folder(tmp_path, write_folder):
 def test_the_same_seed_gives_the_same_batches(make_task, folder):
     orders = []
     for seed in (1, 1, 2):
-        task = make_task(folder, "--tokens-per-sample", 8)
+        task = make_task(folder, tokens_per_sample=8)
         task.load_dataset("train")
         orders.append(numbers(iterator(task, seed=seed).next_epoch_itr()))
     assert orders[0] == orders[1] != orders[2]
 
 
 def test_epochs_differ_in_order(make_task, folder):
-    task = make_task(folder, "--tokens-per-sample", 8)
+    task = make_task(folder, tokens_per_sample=8)
     task.load_dataset("train")
     batches = iterator(task)
     first, second = numbers(batches.next_epoch_itr()), numbers(batches.next_epoch_itr())
@@ -92,7 +92,7 @@ def test_epochs_differ_in_order(make_task, folder):
 )
 def test_a_restart_goes_on_with_the_next_batch(make_task, folder, epoch, done, read_ahead, workers):
     def start():
-        task = make_task(folder, "--tokens-per-sample", 8, "--batch-read-ahead", read_ahead)
+        task = make_task(folder, tokens_per_sample=8, batch_read_ahead=read_ahead)
         task.load_dataset("train")
         return task
 
@@ -117,7 +117,7 @@ def test_a_restart_goes_on_with_the_next_batch(make_task, folder, epoch, done, r
 
 
 def test_shards_split_the_batches_among_processes(make_task, folder):
-    task = make_task(folder, "--tokens-per-sample", 8)
+    task = make_task(folder, tokens_per_sample=8)
     task.load_dataset("train")
     parts = [
         list(iterator(task, num_shards=2, shard_id=shard, disable_iterator_cache=True).next_epoch_itr())
