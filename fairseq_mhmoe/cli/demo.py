@@ -33,6 +33,8 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="prepared folder (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="results (default: %(default)s)")
     parser.add_argument("--updates", type=int, default=UPDATES, help="per model (default: %(default)s)")
+    names = ["dense", "xmoe", "mhmoe"]
+    parser.add_argument("--models", nargs="+", choices=names, default=names, help="which of them (default: all)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all, %(default)s)")
     arguments = parser.parse_args(words)
     for name in ("updates", "threads"):
@@ -72,7 +74,7 @@ def demonstrate(arguments: argparse.Namespace) -> None:
     if not (place.data / "manifest.json").exists():
         raise StepFailed(f"{place.data} has no manifest.json; name a folder that data_prep has written")
     manifest = json.loads((place.data / "manifest.json").read_text())
-    models = demo_models(manifest["dictionary"]["size"])
+    models = [model for model in demo_models(manifest["dictionary"]["size"]) if model.name in arguments.models]
     key_of = partial(fingerprint, training_words(arguments.updates), data_hash(manifest), code_hash())
     rows = []
     for number, model in enumerate(models, 1):
@@ -105,7 +107,7 @@ def command_line(arguments: argparse.Namespace) -> str:
     words = []
     for name, value in vars(arguments).items():
         if value != defaults[name]:
-            words += [f"--{name}", str(value)]
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return shlex.join(["python", "-m", "fairseq_mhmoe.cli.demo", *words]) if words else "bash scripts/run.sh"
 
 

@@ -141,6 +141,10 @@ check_heads() {
 preset_shape() {
   local shape
   case $ARCH in
+    dense_lm_tiny | smoe_lm_tiny | xmoe_lm_tiny | mhmoe_lm_tiny) shape="192 4" ;;
+    dense_lm_base | smoe_lm_base | xmoe_lm_base | mhmoe_lm_base) shape="768 12" ;;
+    dense_lm_v1 | xmoe_lm_v1 | mhmoe_lm_v1) shape="768 12" ;;
+    dense_lm_v2 | smoe_lm_v2 | finegrained_lm_v2 | mhmoe_lm_v2 | mhmoe_lm_v2_3heads) shape="768 12" ;;
     gpt_tiny) shape="512 6" ;;
     gpt_small | gpt_small_v2) shape="768 12" ;;
     gpt_medium | gpt_medium_v2) shape="1024 24" ;;

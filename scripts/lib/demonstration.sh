@@ -1,11 +1,21 @@
 # shellcheck shell=bash
 # `bash scripts/run.sh` without arguments: environment, data, then the three models.
 
+environment_is_complete() {
+  [[ -x $VENV/bin/fairseq-train ]] && "$VENV/bin/python" - <<'PYTHON'
+import importlib.util
+import sys
+
+needed = ("torch", "fairseq", "torchscale", "sentencepiece", "tensorboard", "datatrove")
+sys.exit(any(importlib.util.find_spec(name) is None for name in needed))
+PYTHON
+}
+
 prepare_environment() {
-  if [[ -x $VENV/bin/fairseq-train ]]; then
+  if environment_is_complete; then
     return
   fi
-  note "no environment in $VENV yet: scripts/setup.sh makes it"
+  note "no complete environment in $VENV yet: scripts/setup.sh makes it"
   VENV=$VENV bash "$ROOT/scripts/setup.sh"
 }
 

@@ -1,0 +1,73 @@
+"""scripts/run.sh trains for real: a tiny model on the CPU, resumed, and as two processes."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL_BODY = "--decoder-embed-dim 16 --decoder-layers 2 --decoder-attention-heads 2 --decoder-ffn-embed-dim 16"
+SMALL_MHMOE = f"{SMALL_BODY} --mhmoe-heads-number 2 --moe-ffn-dim 8"
+
+
+def run(*arguments, **environment):
+    settings = dict(VENV=sys.prefix, DEVICE="cpu", ARCH="mhmoe_lm_tiny", UPDATE_FREQ=1, MAX_UPDATE=3, WARMUP_UPDATES=1)
+    settings |= dict(TOKENS_PER_SAMPLE=32, LOG_INTERVAL=1, NUM_WORKERS=0) | environment
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts/run.sh"), *map(str, arguments)],
+        env=os.environ | {name: str(value) for name, value in settings.items()},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def losses(output):
+    """Update -> loss of every logged update."""
+    lines = re.findall(r"train_inner .*? loss=([\d.]+),.*?num_updates=(\d+)", output)
+    return {int(update): float(loss) for loss, update in lines}
+
+
+@pytest.mark.slow
+def test_trains_and_resumes(tiny_data_dir, tmp_path):
+    arguments = (1, 1, tmp_path / "model", 4, "1e-3", 4, 2, 2, SMALL_MHMOE)
+    first = run(*arguments, DATA_DIR=tiny_data_dir, MAX_UPDATE=3)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "PRECISION=fp32" in first.stderr
+    assert sorted(losses(first.stdout)) == [1, 2, 3]
+    assert (tmp_path / "model/checkpoint_last.pt").exists()
+    assert list((tmp_path / "model/tb-logs").rglob("events*"))
+    second = run(*arguments, DATA_DIR=tiny_data_dir, MAX_UPDATE=5)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert sorted(losses(second.stdout)) == [4, 5]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_job(tiny_data_dir, tmp_path):
+    # The balance loss of a batch is not the mean of those of its halves; without it the two must agree.
+    options = f"{SMALL_MHMOE} --moe-gate-loss-wt 0"
+    one = run(1, 1, tmp_path / "one", 8, "1e-3", 4, 2, 2, options, DATA_DIR=tiny_data_dir, UPDATE_FREQ=2)
+    assert one.returncode == 0, one.stdout + one.stderr
+    two = run(2, 1, tmp_path / "two", 8, "1e-3", 4, 2, 2, options, DATA_DIR=tiny_data_dir, MASTER_PORT=29871)
+    assert two.returncode == 0, two.stdout + two.stderr
+    assert losses(two.stdout) == pytest.approx(losses(one.stdout), abs=2e-3)
+
+
+@pytest.mark.slow
+def test_published_line_runs_with_its_warnings(tiny_data_dir, tmp_path):
+    options = f"--moe-second-expert-policy random --moe-ffn-dim 16 {SMALL_BODY}"
+    scaled_down = dict(DATA_DIR=tiny_data_dir, ARCH="gpt_small_v2", MAX_UPDATE=2, VALIDATE=1)
+    done = run(1, 1, tmp_path, 8, "6e-4", 8, 1, 2, options, **scaled_down)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for option in ("--flash-attention", "--moe-gating-use-fp32", "--moe-second-expert-policy"):
+        assert f"{option} has no effect" in done.stdout + done.stderr
+    assert (tmp_path / "checkpoint_best.pt").exists()
+
+
+def test_missing_environment_is_named(tiny_data_dir, tmp_path):
+    done = run(1, 1, tmp_path / "model", 4, "1e-3", 4, 1, 2, SMALL_BODY, DATA_DIR=tiny_data_dir, VENV=tmp_path)
+    assert done.returncode == 2
+    assert f"no fairseq-train in {tmp_path}/bin; run bash scripts/setup.sh" in done.stderr
