@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import multiprocess
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
@@ -158,6 +159,8 @@ def prepare(corpus: Corpus, settings: Settings, output: Path) -> dict:
 def _run_stage(work: Path, name: str, steps: list[PipelineStep], tasks: int) -> None:
     logger.info(f"stage {name}")
     workers = min(tasks, os.cpu_count() or 1)
+    # the server that forks datatrove's workers imports fairseq once, instead of each worker for itself
+    multiprocess.get_context("forkserver").set_forkserver_preload([__name__])
     LocalPipelineExecutor(steps, tasks=tasks, workers=workers, logging_dir=str(work / "logs" / name)).run()
 
 

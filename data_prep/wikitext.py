@@ -94,11 +94,11 @@ def tidy(text: str) -> str:
 
     U+2581 becomes an underscore, because SentencePiece marks spaces with it; so what is left survives tokenization.
     """
-    text = unicodedata.normalize("NFC", LINE_BREAKS.sub("\n", text))
-    text = INVISIBLE.sub("", text).replace("\u2581", "_")
+    text = INVISIBLE.sub("", LINE_BREAKS.sub("\n", text)).replace("\u2581", "_")
     text = LEFTOVERS.sub("", text)
     text = AFTER_BRACKET.sub("(", EMPTY_BRACKETS.sub("", text))
     text = BEFORE_PUNCTUATION.sub("", SPACES.sub(" ", COMMAS.sub(",", text)))
+    text = unicodedata.normalize("NFC", text)
     lines = (line.strip() for line in text.split("\n") if not TABLE_LINE.match(line))
     return "\n".join(line for line in lines if WORD.search(line))
 

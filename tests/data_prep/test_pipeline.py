@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import sentencepiece
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 
-from data_prep.pipeline import Settings
+from data_prep.demo_english import wikipedia_corpus
+from data_prep.pipeline import Settings, prepare
+from data_prep.wikipedia import WikipediaDumpReader
 from data_prep.wikitext import plain_text
 
 FILES = [
@@ -144,6 +147,22 @@ def test_two_calls_at_once_are_refused(tmp_path, prepare_dump, pages):
             prepare_dump(tmp_path / "data", pages)
         other.communicate(b"\n")
     assert prepare_dump(tmp_path / "data", pages)
+
+
+def test_two_files_are_two_tasks_and_nothing_is_lost(tmp_path, prepared, write_dump, pages):
+    for number, part in enumerate((pages[:30], pages[30:])):
+        write_dump(tmp_path / f"part{number}.xml.bz2", part)
+    corpus = replace(
+        wikipedia_corpus(tmp_path / "part0.xml.bz2", min_chars=20),
+        files=sorted(tmp_path.glob("*.bz2")),
+        reader=WikipediaDumpReader(str(tmp_path), glob_pattern="*.bz2"),
+    )
+    settings = Settings(vocab_size=320, min_chars=20, valid_share=0.1, test_share=0.1)
+    manifest = prepare(corpus, settings, tmp_path / "data")
+    assert len(list(tmp_path.glob("data/work/*/logs/text/completions/*"))) == 2
+    # the parts in their order are the articles of the one file in their order
+    folder, whole = prepared
+    assert manifest["splits"] == whole["splits"] and manifest["rejected"] == whole["rejected"]
 
 
 PREPARE = """

@@ -62,20 +62,28 @@ MARKUP = st.lists(
 ).map("".join)
 
 
+def assert_clean(text):
+    assert text == unicodedata.normalize("NFC", text)
+    assert not any(unicodedata.category(char) in ("Cs", "Zl", "Zp", "Zs") and char != " " for char in text)
+    assert "▁" not in text and "  " not in text and "\r" not in text
+    assert all(line and line == line.strip() for line in text.split("\n")) or text == ""
+    text.encode("utf-8")
+
+
 @given(st.one_of(MARKUP, st.text(max_size=200)))
 def test_any_markup_gives_clean_text_or_a_value_error(markup):
     try:
         text = plain_text(markup)
     except ValueError:
         return
-    assert text == unicodedata.normalize("NFC", text)
-    assert not any(unicodedata.category(char) in ("Cs", "Zl", "Zp", "Zs") and char != " " for char in text)
-    assert "▁" not in text and "  " not in text and "\n\n" not in text and "\r" not in text
-    assert all(line == line.strip() and line for line in text.split("\n")) or text == ""
-    text.encode("utf-8")
+    assert_clean(text)
 
 
 @given(st.text(max_size=200))
-def test_tidy_text_stays_as_it_is(text):
-    once = tidy(text)
-    assert tidy(once) == once
+def test_any_text_becomes_clean(text):
+    assert_clean(tidy(text))
+
+
+def test_clean_text_stays_as_it_is():
+    text = "Lake (Ἀνα) – 50 km, naïve; (a) b.\nTwo = 2.\n日本語 ไทย"
+    assert tidy(text) == text
