@@ -1,0 +1,64 @@
+"""What the documents name is there: files, functions and tests."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from fairseq import options
+
+from fairseq_mhmoe.models.options import MHMoELanguageModelConfig
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MADE_LATER = ("runs/", "data/", ".venv")
+
+
+def rows_of_equations():
+    text = (ROOT / "docs/papers-to-code.md").read_text().split("## Where paper")[0]
+    return [line.split("|")[1:4] for line in text.splitlines() if line.startswith("| v") or line.startswith("| X-MoE")]
+
+
+@pytest.mark.parametrize("title, functions, tests", rows_of_equations(), ids=lambda cell: None)
+def test_functions_and_tests_of_an_equation_exist(title, functions, tests):
+    found = 0
+    for cell, folder, pattern in ((functions, "fairseq_mhmoe", r"(?:def|class) {}\b"), (tests, "tests", r"def {}\b")):
+        for path, names in re.findall(r"`([\w/]+\.py)(?:: ([\w., ]+))?`", cell):
+            source = (ROOT / folder / path).read_text()
+            for name in filter(None, names.split(", ")):
+                for part in name.split("."):
+                    assert re.search(pattern.format(part), source), f"{path} has no {part}"
+            found += 1
+    assert found >= 2, title
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_named_files_exist(document):
+    names = re.findall(r"(?:`|\()((?:[\w-]+/)+[\w.-]*|[\w-]+\.(?:sh|md|toml|txt|cff))(?:`|\))", document.read_text())
+    roots = (ROOT, ROOT / "docs", ROOT / "fairseq_mhmoe", ROOT / "tests", ROOT / "scripts", ROOT / "fairseq_mhmoe/cli")
+    missing = [
+        name
+        for name in names
+        if not name.startswith(MADE_LATER)
+        and not any((root / name).exists() for root in roots)
+        and name not in ("dict.txt", "json/train.json", "lib/", "golden/", "end_to_end/")
+    ]
+    assert missing == []
+
+
+@pytest.fixture(scope="module")
+def options_of_the_programs():
+    """Every option of fairseq-train with our model, task and criterion, of fairseq-eval-lm, of hydra and of pip."""
+    words = ["data", "--task", "gpt", "--arch", "mhmoe_lm_tiny", "--criterion", "moe_cross_entropy"]
+    words += ["--optimizer", "adam", "--lr-scheduler", "polynomial_decay"]
+    names = {"--help", "--user-dir", "--output", "--config-dir", "--config-name"}
+    for parser, given in ((options.get_training_parser(), words), (options.get_eval_lm_parser(), words[:3])):
+        options.parse_args_and_arch(parser, given)
+        names |= set(parser._option_string_actions)
+    return names | {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(MHMoELanguageModelConfig)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_named_options_exist(document, options_of_the_programs):
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w-])", document.read_text()))
+    assert named - options_of_the_programs == set()
