@@ -16,8 +16,9 @@ GENSIM = "gensim==4.4.0"
 DUMP_IN_WHEEL = "*/test_data/enwiki-latest-pages-articles1.xml-*.bz2"
 LICENSE = "Creative Commons Attribution-ShareAlike 3.0 (CC BY-SA 3.0)"
 ATTRIBUTION = (
-    "English Wikipedia, by its contributors; markup was removed and text was left out. An article's authors are listed "
-    "in its page history; its title and page id stand in work/*/text/*.jsonl."
+    "English Wikipedia, by its contributors, from the dump in the test data of the package gensim; markup was removed "
+    "and text was left out. An article's authors are listed in its page history; its title and page id stand in "
+    "work/*/text/*/*.jsonl."
 )
 
 
