@@ -76,18 +76,21 @@ def log_routing(logging_outputs):
         metrics.log_scalar_sum(f"_moe_l{layer}_stats", layer_stats)
         loss = total(logging_outputs, f"moe_l{layer}_gate_loss") / sample_size
         metrics.log_scalar(f"moe_l{layer}_gate_loss", loss, sample_size, priority=PRIORITY_LAYER, round=4)
+        if "moe_log_expert_load" in logging_outputs[0]:
+            log_expert_load(layer, unpack(layer_stats).load)
 
     for name, figure in ROUTING.items():
         metrics.log_derived(f"moe_{name}", mean_over(layers, figure), priority=PRIORITY_ROUTING)
         for layer in layers:
             metrics.log_derived(f"moe_l{layer}_{name}", mean_over([layer], figure), priority=PRIORITY_LAYER)
 
-    if "moe_log_expert_load" in logging_outputs[0]:
-        experts = unpack(stats[0]).load.numel()
-        for layer in layers:
-            for expert in range(experts):
-                key = f"moe_l{layer}_e{expert}_load"
-                metrics.log_derived(key, load_share(layer, expert), priority=PRIORITY_LAYER)
+
+def log_expert_load(layer, load):
+    """Logs the part of one layer's choices that went to each expert; load [N]."""
+    choices = float(load.sum())
+    for expert, wanted in enumerate(load.tolist()):
+        share = wanted / max(choices, 1.0)
+        metrics.log_scalar(f"moe_l{layer}_e{expert}_load", share, choices, priority=PRIORITY_LAYER, round=4)
 
 
 def mean_over(layers, figure):
@@ -95,15 +98,6 @@ def mean_over(layers, figure):
 
     def value(meters):
         return sum(map(figure, seen(meters, layers))) / len(layers)
-
-    return rounded(value)
-
-
-def load_share(layer, expert):
-    """A derived metric: the part of the choices of one layer that went to one expert."""
-
-    def value(meters):
-        return sum(float(stats.load[expert] / stats.load.sum().clamp(min=1)) for stats in seen(meters, [layer]))
 
     return rounded(value)
 
