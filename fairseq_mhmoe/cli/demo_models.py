@@ -14,7 +14,7 @@ from fairseq_mhmoe.moe.cost import Cost, LanguageModelShape, model_cost
 
 TOKENS_PER_SAMPLE = 128
 SEQUENCES_PER_UPDATE = 8
-UPDATES = 700
+UPDATES = 600
 WIDTH_STEP = 8  # inner widths are multiples of this: what matrix kernels like
 MOST_EXPERTS = 256
 
@@ -24,8 +24,9 @@ BODY = {
     "decoder-attention-heads": 4,
     "decoder-ffn-embed-dim": 384,
 }
-XMOE = {"moe-expert-count": 8, "moe-top-k": 2, "use-xmoe": True}
-MHMOE = {"mhmoe-heads-number": 2, "moe-top-k": 2, "use-xmoe": True}
+ROUTING = {"moe-top-k": 2, "use-xmoe": True, "moe-normalize-gate-prob-before-dropping": True}  # as in v1
+XMOE = ROUTING | {"moe-expert-count": 8}
+MHMOE = ROUTING | {"mhmoe-heads-number": 2}
 
 
 @dataclass(frozen=True)
