@@ -147,8 +147,11 @@ def _ineffective_beside_experts(cfg: Any) -> Iterator[Tuple[str, str]]:
         yield "moe_top1_expert", "--moe-top-k is 1 already"
         yield "moe_second_expert_policy", "--moe-top-k 1 chooses no second expert"
         yield "moe_normalize_gate_prob_before_dropping", "--moe-top-k 1 has one gate, which stays a probability"
-    elif compat == "published":
-        for name in ("moe_second_expert_policy", "moe_normalize_gate_prob_before_dropping"):
+    inert = ["moe_batch_prioritized_routing"]
+    if cfg.moe_top_k > 1:
+        inert += ["moe_second_expert_policy", "moe_normalize_gate_prob_before_dropping"]
+    if compat == "published":
+        for name in inert:
             yield name, "the published language model does not hand it to its layers (--moe-compat published)"
     if compat == "none" and not cfg.moe_capacity_factor and cfg.moe_eval_capacity_token_fraction <= 0:
         yield "moe_batch_prioritized_routing", "without --moe-capacity-factor nothing waits or is dropped"

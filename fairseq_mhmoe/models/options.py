@@ -126,7 +126,7 @@ def moe_config(cfg: Any) -> Optional[MoEConfig]:
     if not cfg.moe_freq:
         return None
     compat, several = str(cfg.moe_compat), cfg.moe_top_k > 1
-    published = compat == "published"  # whose language model never hands on normalisation and policy
+    published = compat == "published"  # whose language model never hands on normalisation, policy and priority
     normalize = cfg.moe_normalize_gate_prob_before_dropping and several and not published
     fields = dict(
         d_model=cfg.decoder_embed_dim,
@@ -147,7 +147,7 @@ def moe_config(cfg: Any) -> Optional[MoEConfig]:
         normalize_gates="before" if normalize else "none",
         second_policy=str(cfg.moe_second_expert_policy) if several and not published else "all",
         eval_capacity_fraction=cfg.moe_eval_capacity_token_fraction,
-        batch_prioritized=cfg.moe_batch_prioritized_routing,
+        batch_prioritized=cfg.moe_batch_prioritized_routing and not published,
         residual=cfg.mhmoe_residual,
         shared_expert_dim=cfg.moe_shared_expert_dim,
         backend=str(cfg.moe_expert_backend),

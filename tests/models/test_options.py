@@ -88,6 +88,7 @@ INEFFECTIVE = [
     ("moe_normalize_gate_prob_before_dropping", True, EXPERTS, "one gate"),
     ("moe_second_expert_policy", "random", TWO | dict(moe_compat="published"), "published"),
     ("moe_normalize_gate_prob_before_dropping", True, TWO | dict(moe_compat="published"), "published"),
+    ("moe_batch_prioritized_routing", True, TWO | dict(moe_compat="published"), "published"),
     ("moe_batch_prioritized_routing", True, EXPERTS, "--moe-capacity-factor"),
     ("moe_top_k", 2, {}, "dense"),
     ("moe_ffn_dim", 16, {}, "dense"),
