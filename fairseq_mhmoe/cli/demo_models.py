@@ -24,8 +24,9 @@ BODY = {
     "decoder-attention-heads": 4,
     "decoder-ffn-embed-dim": 384,
 }
-ROUTING = {"moe-top-k": 2, "use-xmoe": True, "moe-normalize-gate-prob-before-dropping": True}  # as in v1
-XMOE = ROUTING | {"moe-expert-count": 8}
+# X-MoE has its own router; MH-MoE routes by softmax as in v2.
+ROUTING = {"moe-top-k": 2, "moe-normalize-gate-prob-before-dropping": True}
+XMOE = ROUTING | {"moe-expert-count": 8, "use-xmoe": True}
 MHMOE = ROUTING | {"mhmoe-heads-number": 2}
 
 
