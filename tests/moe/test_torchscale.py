@@ -15,7 +15,7 @@ from torchscale.component.xmoe.moe_layer import MOELayer
 from fairseq_mhmoe.moe import MoEConfig, MoELayer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "golden"))
-from layers import copy_layer, matched  # noqa: E402
+from layers import copy_layer, matched
 
 D, N, F, B, T = 16, 6, 12, 3, 7
 KINDS = [(1, "all", False), *itertools.product([2], ["all", "random", "sampling"], [False, True])]
@@ -88,12 +88,11 @@ def test_same_output_loss_and_gradients(monkeypatch, top_k, policy, normalize, c
         mask = pads if padded else None
         x, weight = torch.randn(B, T, D), torch.randn(B, T, D)
         noise = same_noise(monkeypatch, policy)
-        results = []
-        for run in (lambda x: theirs(x, input_padding_mask=mask), lambda x: ours(x, mask, noise)[:2]):
-            leaf = x.clone().requires_grad_()
-            y, l_aux = run(leaf)
+        leaves = [x.clone().requires_grad_() for _ in range(2)]
+        outputs = [theirs(leaves[0], input_padding_mask=mask), ours(leaves[1], mask, noise)[:2]]
+        for y, l_aux in outputs:
             ((y * weight).sum() + 0.01 * l_aux).backward()
-            results.append((y, l_aux, leaf.grad))
+        results = [(*output, leaf.grad) for output, leaf in zip(outputs, leaves)]
         name = f"prioritized={prioritized} subln={subln} fraction={fraction} padded={padded} training={training}"
         for expected, got in zip(*results):
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5, msg=name)
