@@ -1,7 +1,7 @@
 """Comparisons of one golden file and their worst errors."""
 
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Set
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 OUTPUT_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
+RESULTS = ("out/", "aux/", "grad/", "after/")
 
 
 class CannotCheck(Exception):
@@ -22,6 +23,7 @@ class Checker:
         self.path, self.meta, self.arrays = path, meta, arrays
         self.worst_output = self.worst_gradient = 0.0
         self.compared = 0
+        self.seen: Set[str] = set()
         self.differences: List[str] = []
         if meta.get("weight_bits", 32) != 32 or meta.get("input_bits", 32) != 32:
             raise CannotCheck("quantised (BitNet) linears are not supported yet")
@@ -48,17 +50,26 @@ class Checker:
 
     def exact(self, name: str, ours: Tensor) -> None:
         """Compare routing, which has to be equal."""
-        theirs = self.tensor(name)
-        self.compared += 1
+        theirs = self._theirs(name)
         if ours.shape != theirs.shape:
             self.differences.append(f"{name}: shape {tuple(ours.shape)} instead of {tuple(theirs.shape)}")
         elif not torch.equal(ours.to(theirs.dtype), theirs):
             self.differences.append(f"{name}: {int((ours != theirs).sum())} of {theirs.numel()} entries differ")
 
-    def _close(self, name: str, ours: Tensor, tolerance: float) -> float:
-        theirs = self.tensor(name).double()
-        ours = ours.detach().double()
+    def require_all(self) -> None:
+        """Note every result of theirs that nothing of ours was compared with."""
+        left = sorted(n for n in self.arrays if n.startswith(RESULTS) and n not in self.seen)
+        if left:
+            self.differences.append(f"{len(left)} arrays that this program does not know: {', '.join(left[:5])}")
+
+    def _theirs(self, name: str) -> Tensor:
         self.compared += 1
+        self.seen.add(name)
+        return self.tensor(name)
+
+    def _close(self, name: str, ours: Tensor, tolerance: float) -> float:
+        theirs = self._theirs(name).double()
+        ours = ours.detach().double()
         if ours.shape != theirs.shape:
             self.differences.append(f"{name}: shape {tuple(ours.shape)} instead of {tuple(theirs.shape)}")
             return float("inf")

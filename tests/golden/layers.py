@@ -153,6 +153,10 @@ def check_routing(file: Checker, prefix: str, selection: Selection, final_gates:
     if final_gates:
         file.exact(prefix + "location", selection.locations.masked_fill(~kept, -1).t())
         file.output(prefix + "gate", selection.gates.t())
+        if prefix + "sampled" in file:
+            wanted = selection.wanted < selection.probs.shape[1]
+            pads = ~wanted[:, :1]  # ours leave pads out here, theirs later
+            file.exact(prefix + "sampled", torch.where(pads, file.tensor(prefix + "sampled").t(), wanted).t())
     else:
         file.exact(prefix + "location", selection.locations.t())
         # theirs are the gates before the capacity mask, ours after it

@@ -82,6 +82,51 @@ def test_what_can_not_be_checked_is_a_failure(tmp_path, capsys):
     assert out.count("can't check") == 3 and "BitNet" in out
 
 
+def test_results_that_nothing_is_compared_with_are_a_failure(tmp_path):
+    with np.load(HERE / "data" / "mhmoe_d48h3E6k1_xmoe_train.npz") as data:
+        np.savez(tmp_path / "more.npz", **data, **{"aux/hidden": np.ones(3, np.float32)})
+    checker = check_file(tmp_path / "more.npz")
+    assert not checker.passed and "aux/hidden" in checker.summary()
+
+
+def narrower(array):
+    return array[..., :-1]
+
+
+def fewer_experts(meta):
+    return np.array(str(meta).replace('"num_experts": 6', '"num_experts": 5'))
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [("param/moe_layer.experts.0.fc1.weight", narrower), ("in/x", narrower), ("meta", fewer_experts),
+     ("meta", lambda meta: np.array("[1, 2]"))],
+)
+def test_a_file_that_contradicts_itself_fails_and_the_next_one_is_still_checked(tmp_path, capsys, name, change):
+    assert main([str(tampered(tmp_path, name, change)), str(SMALL[0])]) == 1
+    out = capsys.readouterr().out
+    assert "can't check" in out and "ok  " in out and "1 of 2 files agree" in out
+
+
+@pytest.mark.parametrize("size", [0, 2000, -2000])
+def test_a_truncated_file_is_a_failure(tmp_path, capsys, size):
+    path = tmp_path / "truncated.npz"
+    path.write_bytes(SMALL[0].read_bytes()[:size])
+    assert main([str(path)]) == 1
+    assert "not a golden file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("row, taken", [(0, False), (1, True)])
+def test_another_draw_of_the_second_expert_policy_is_noticed(tmp_path, row, taken):
+    name = "aux/sampled"
+    with np.load(HERE / "data" / "xmoe_top2_random_normT_subln.npz") as data:
+        arrays = {n: data[n].copy() for n in data.files}
+    changed = int(np.flatnonzero(arrays[name][row] != taken)[0])
+    arrays[name][row, changed] = taken
+    np.savez(tmp_path / "other.npz", **arrays)
+    assert name in check_file(tmp_path / "other.npz").summary()
+
+
 def test_an_unknown_kind_is_a_failure(tmp_path):
     buffer = io.BytesIO()
     np.savez(buffer, meta=np.array('{"kind": "retnet"}'))
