@@ -148,6 +148,8 @@ class MoECrossEntropy(FairseqCriterion):
         without_effect = []
         if self.gate_weight not in (0, DEFAULT_GATE_LOSS_WEIGHT):
             without_effect.append("--moe-gate-loss-wt")
+        if self.average:
+            without_effect.append("--moe-gate-loss-combine-method")
         if self.z_weight:
             without_effect.append("--moe-z-loss-wt")
         if self.log_expert_load:

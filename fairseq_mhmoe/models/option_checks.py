@@ -91,7 +91,7 @@ def _experts(cfg: Any) -> Iterator[Check]:
     yield (
         cfg.moe_top1_expert and cfg.moe_top_k != 1,
         "moe_top1_expert",
-        f"contradicts --moe-top-k {cfg.moe_top_k}; leave out one of them",
+        f"contradicts --moe-top-k {cfg.moe_top_k}, given or from the architecture; leave it out, or add --moe-top-k 1",
     )
     yield (
         cfg.decoder_embed_dim % cfg.mhmoe_heads_number != 0,
@@ -153,5 +153,9 @@ def _ineffective_beside_experts(cfg: Any) -> Iterator[Tuple[str, str]]:
     if compat == "published":
         for name in inert:
             yield name, "the published language model does not hand it to its layers (--moe-compat published)"
-    if compat == "none" and not cfg.moe_capacity_factor and cfg.moe_eval_capacity_token_fraction <= 0:
+    fraction = cfg.moe_eval_capacity_token_fraction
+    if fraction == 0:
+        yield "moe_eval_capacity_token_fraction", "0 means, as a negative number does, the capacity of training"
+    if compat == "none" and not cfg.moe_capacity_factor and not 0 < fraction < 1:
         yield "moe_batch_prioritized_routing", "without --moe-capacity-factor nothing waits or is dropped"
+        yield "moe_eval_capacity_token_fraction", "experts take all tokens anyway; a share below 1 would limit them"

@@ -157,7 +157,7 @@ def moe_config(cfg: Any) -> Optional[MoEConfig]:
     try:
         return MoEConfig.with_compat(compat, **fields)
     except ValueError as error:
-        raise ValueError(_name_option(str(error))) from error
+        raise ValueError(_name_option(str(error))) from None
 
 
 def lm_shape(cfg: Any, vocab_size: int, tokens_per_sample: int) -> LanguageModelShape:

@@ -136,12 +136,15 @@ def test_an_unknown_way_to_combine_is_refused():
 
 
 def test_a_dense_model_warns_once_about_options_without_effect(sample, caplog):
-    dense = criterion(moe_z_loss_wt=0.1, moe_log_expert_load=True, moe_gate_loss_wt=0.5)
+    dense = criterion(
+        moe_z_loss_wt=0.1, moe_log_expert_load=True, moe_gate_loss_wt=0.5, moe_gate_loss_combine_method="average"
+    )
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             dense(FixedModel(dense=True), sample)
     assert [record.getMessage() for record in caplog.records] == [
-        "no effect on a model without MoE layers: --moe-gate-loss-wt, --moe-z-loss-wt, --moe-log-expert-load"
+        "no effect on a model without MoE layers: "
+        "--moe-gate-loss-wt, --moe-gate-loss-combine-method, --moe-z-loss-wt, --moe-log-expert-load"
     ]
 
 
