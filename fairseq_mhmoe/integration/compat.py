@@ -41,7 +41,7 @@ def load_checkpoint_explained(original, path, *args, **kwargs):
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return original(path, *args, **kwargs)
-    except (pickle.UnpicklingError, EOFError) as error:
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:  # RuntimeError: torch's reader, of a cut archive
         raise ValueError(
             f"{path} is not a checkpoint of this program: it is damaged, or reading it would run code that it holds. "
             "Restore it from a copy, or take an earlier checkpoint of the same folder (--restore-file)."

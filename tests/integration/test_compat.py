@@ -1,5 +1,6 @@
 """Repairs for numpy 2 and torch >= 2.6."""
 
+import io
 import pickle
 
 import numpy as np
@@ -35,7 +36,13 @@ def test_a_pickle_with_code_is_refused_by_name_and_not_run(tmp_path, capsys):
     assert "must not be printed" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps([1, 2])])
+def cut_archive():
+    buffer = io.BytesIO()
+    torch.save({"model": {"weight": torch.ones(1000)}}, buffer)
+    return buffer.getvalue()[:-100]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps([1, 2]), cut_archive()])
 def test_a_damaged_file_is_refused_by_name(tmp_path, content):
     path = tmp_path / "damaged.pt"
     path.write_bytes(content)
