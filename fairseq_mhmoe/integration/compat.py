@@ -9,6 +9,7 @@
 """
 
 import argparse
+import errno
 import pickle
 import types
 
@@ -41,7 +42,10 @@ def load_checkpoint_explained(original, path, *args, **kwargs):
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return original(path, *args, **kwargs)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:  # RuntimeError: torch's reader, of a cut archive
+    except (pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
+        # torch's reader of a truncated archive raises RuntimeError, or seeks before its start
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise ValueError(
             f"{path} is not a checkpoint of this program: it is damaged, or reading it would run code that it holds. "
             "Restore it from a copy, or take an earlier checkpoint of the same folder (--restore-file)."

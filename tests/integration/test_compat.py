@@ -36,15 +36,24 @@ def test_a_pickle_with_code_is_refused_by_name_and_not_run(tmp_path, capsys):
     assert "must not be printed" not in capsys.readouterr().out
 
 
-def cut_archive():
+def archive():
     buffer = io.BytesIO()
-    torch.save({"model": {"weight": torch.ones(1000)}}, buffer)
-    return buffer.getvalue()[:-100]
+    torch.save({"model": {"weight": torch.ones(10000)}}, buffer)
+    return buffer.getvalue()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps([1, 2]), cut_archive()])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a checkpoint", pickle.dumps([1, 2]), archive()[:-100], archive()[:1000], archive()[:20000]],
+    ids=["empty", "text", "pickle", "without its end", "beginning", "half"],
+)
 def test_a_damaged_file_is_refused_by_name(tmp_path, content):
     path = tmp_path / "damaged.pt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="damaged.pt is not a checkpoint of this program"):
         checkpoint_utils.load_checkpoint_to_cpu(str(path))
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "none.pt"))
