@@ -221,3 +221,15 @@ def test_host_never_asks_the_device(rules):
         (y.sum() + l_aux + z_loss).backward()
     assert y.shape == x.shape and stats.shape == (11,)
     assert all(p.grad is not None for p in layer.parameters())
+
+
+@pytest.mark.parametrize("projections, std", [("head", (2 * 128) ** -0.5), ("merge", 128**-0.5)])
+def test_head_and_merge_layers_start_as_in_v1(projections, std):
+    # Xavier uniform over [D, D]: std gain / sqrt(D), bound sqrt(3) times that
+    torch.manual_seed(0)
+    layer = MoELayer(MoEConfig(128, 2, 8, heads=2, head_layers=2, merge_layers=2))
+    for linear in getattr(layer, projections):
+        assert linear.weight.std().item() == pytest.approx(std, rel=0.02)
+        assert linear.weight.abs().max().item() == pytest.approx(3**0.5 * std, rel=0.01)
+    biases = torch.stack([linear.bias for linear in getattr(layer, projections)])
+    assert biases.std().item() == pytest.approx((3 * 128) ** -0.5 if projections == "head" else 0, rel=0.1)
