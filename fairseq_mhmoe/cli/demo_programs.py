@@ -48,7 +48,9 @@ def run(command: list[str], log: Path, threads: int, on_line=None) -> str:
     The program inherits open files that are inheritable (the lock of the demonstration), and is ended when this one is.
     Raises StepFailed when it ends with an error.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore", "LOGLEVEL": "INFO"}
+    # Threads that spin while they wait cost a busy machine two thirds of its speed.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
+    environment |= {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore", "LOGLEVEL": "INFO"}
     log.parent.mkdir(parents=True, exist_ok=True)
     lines = []
     with open(log, "a", encoding="utf-8") as file:
