@@ -8,6 +8,7 @@ LOG=$VENV/setup.log
 STAMP=$VENV/setup.stamp
 CHOSEN_TORCH=$VENV/setup.torch
 NEEDED_GB=8
+CLOCK=""
 
 usage() {
   cat <<'TEXT'
@@ -93,18 +94,33 @@ up_to_date() {
   [[ -x $VENV/bin/fairseq-train && -f $STAMP && $(cat "$STAMP") == "$(fingerprint)" ]]
 }
 
+# Says every half minute how long a step takes, as long as this script lives.
+show_time() {
+  while sleep 30 && kill -0 $$ 2>/dev/null; do
+    say "  ... $((SECONDS - $1)) s"
+  done
+}
+
+stop_clock() {
+  if [[ -n $CLOCK ]]; then
+    kill "$CLOCK" 2>/dev/null || true
+    wait "$CLOCK" 2>/dev/null || true
+    CLOCK=""
+  fi
+}
+
 # step TITLE REMEDY COMMAND...: runs a command with its output in the log, says how long it took.
+# The command stays in the foreground, so that Ctrl-C reaches it.
 step() {
-  local title=$1 remedy=$2 start=$SECONDS pid
+  local title=$1 remedy=$2 start=$SECONDS status=0
   shift 2
   say "$title"
   printf '\n== %s\n' "$title" >>"$LOG"
-  "$@" >>"$LOG" 2>&1 &
-  pid=$!
-  while sleep 1 && kill -0 "$pid" 2>/dev/null; do
-    (((SECONDS - start) % 30 == 0)) && say "  ... $((SECONDS - start)) s"
-  done
-  if ! wait "$pid"; then
+  show_time "$start" &
+  CLOCK=$!
+  "$@" >>"$LOG" 2>&1 || status=$?
+  stop_clock
+  if ((status != 0)); then
     printf 'setup: the end of %s:\n' "$LOG" >&2
     tail -n 15 "$LOG" >&2
     fail "\"$title\" failed" "$remedy"
@@ -165,6 +181,7 @@ main() {
     return
   fi
   local start=$SECONDS
+  trap stop_clock EXIT
   find_python
   check_build_tools
   [[ -x $VENV/bin/fairseq-train ]] || check_disk

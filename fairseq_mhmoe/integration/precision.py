@@ -3,9 +3,11 @@
 * `--bf16` on the command line turns on `tpu`, and the trainer then asks for torch_xla.
 * `--fp16` flattens gradients on the current CUDA device, also where there is none.
 * After an overflow of float16 the trainer makes a CUDA tensor to skip the step, which fails without CUDA.
+* `--amp` does nothing on the CPU, and says so only through torch's warning about its scaler.
 * Biases that a model goes without are reported as parameters that it shares.
 """
 
+import logging
 import sys
 from operator import attrgetter
 
@@ -14,6 +16,8 @@ from fairseq import options, trainer
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 
 from fairseq_mhmoe.integration.hooks import wrap
+
+logger = logging.getLogger(__name__)
 
 
 def install():
@@ -30,8 +34,11 @@ def parse_args_for_this_machine(original, parser, input_args=None, *args, **kwar
     words = sys.argv[1:] if input_args is None else input_args
     if getattr(namespace, "bf16", False) and "--tpu" not in words:
         namespace.tpu = False
-    if getattr(namespace, "fp16", False) and not torch.cuda.is_available():
+    on_cpu = getattr(namespace, "cpu", False) or not torch.cuda.is_available()
+    if getattr(namespace, "fp16", False) and on_cpu:
         namespace.fp16_no_flatten_grads = True
+    if getattr(namespace, "amp", False) and on_cpu:
+        logger.warning("--amp has no effect: fairseq's mixed precision needs CUDA; use --bf16 on the CPU")
     return parsed
 
 

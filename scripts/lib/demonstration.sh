@@ -20,6 +20,7 @@ prepare_environment() {
 }
 
 demonstration() {
+  [[ $DRY_RUN == [01] ]] || die "DRY_RUN is '$DRY_RUN'; give 0 or 1"
   if [[ $VENV != /* ]]; then
     VENV=$PWD/$VENV
   fi

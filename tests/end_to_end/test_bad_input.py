@@ -26,7 +26,8 @@ def hashes(folder):
 
 
 def last_error(result):
-    """The last line of the traceback."""
+    """The last line of the output: the error, and no traceback with it."""
+    assert "Traceback" not in result.output, result.output[-4000:]
     return [line for line in result.output.splitlines() if line.strip()][-1]
 
 
@@ -44,7 +45,7 @@ def test_a_bad_number_in_the_loss_ends_training_without_a_step(train, folder, va
     before = hashes(folder)
     result = train(folder, max_update=6, max_target_positions=40, check=False)
     assert result.returncode != 0
-    assert "FloatingPointError" in last_error(result)
+    assert "error: gradients are Nan/Inf: no step was made" in last_error(result)
     assert result.json_lines("train_inner") == []
     assert hashes(folder) == before
 
@@ -63,14 +64,14 @@ def test_a_damaged_checkpoint_is_refused_by_name(train, folder):
     before = hashes(folder)
     result = train(folder, max_update=6, max_target_positions=40, check=False)
     assert result.returncode != 0
-    assert "checkpoint_last.pt" in result.output
+    assert "checkpoint_last.pt is not a checkpoint" in last_error(result)
     assert hashes(folder) == before
 
 
 def test_evaluation_without_a_checkpoint_says_which(run_program, tiny_data_dir, tmp_path):
     result = run_program("fairseq-eval-lm", tiny_data_dir, check=False, task="gpt", path=tmp_path / "none.pt")
     assert result.returncode != 0
-    assert "none.pt" in last_error(result)
+    assert "none.pt" in result.output.splitlines()[-1]
 
 
 def test_training_sequences_longer_than_the_positions_are_refused(train, tmp_path):

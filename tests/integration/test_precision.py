@@ -35,6 +35,16 @@ def test_float16_gradients_stay_apart_without_a_gpu(monkeypatch, cuda):
     assert args.fp16_no_flatten_grads is not cuda
 
 
+@pytest.mark.parametrize("words", [["--fp16"], ["--amp"]])
+def test_a_gpu_that_is_not_used_counts_as_none(monkeypatch, caplog, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    args = options.parse_args_and_arch(options.get_training_parser(), [*LANGUAGE_MODEL, "--cpu", *words])
+    if "--amp" in words:
+        assert "--amp has no effect" in caplog.text
+    else:
+        assert args.fp16_no_flatten_grads
+
+
 @pytest.mark.parametrize(("cuda", "error"), [(False, FloatingPointError), (True, OverflowError)])
 def test_an_overflow_without_a_gpu_names_the_remedy(monkeypatch, cuda, error):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)

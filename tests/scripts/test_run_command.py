@@ -293,6 +293,8 @@ def test_help_explains_every_argument_and_variable():
 def test_demonstration_shows_its_command():
     done = run(DRY_RUN="1")
     assert shlex.split(done.stdout) == [f"{ROOT}/.venv/bin/python", "-m", "fairseq_mhmoe.cli.demo"]
+    wrong = run(DRY_RUN="yes")
+    assert wrong.returncode == 2 and "DRY_RUN is 'yes'; give 0 or 1" in wrong.stderr
 
 
 def test_scripts_are_clean_for_shellcheck():

@@ -1,0 +1,63 @@
+"""Errors of users as one line, for the programs of fairseq 0.12.3.1, which would print their whole traceback.
+
+What this package refuses (a ValueError that it raises itself), numbers that are not finite, and a checkpoint that does
+not fit the model end a program with one line and status 1. LOGLEVEL=DEBUG shows the traceback. Everything else is a
+defect, and its traceback is wanted.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from fairseq.distributed import utils as distributed_utils
+
+from fairseq_mhmoe.integration.hooks import wrap
+
+PACKAGE = Path(__file__).resolve().parents[1]
+OTHER_ARCHITECTURE = "please ensure that the architectures match"
+NOT_FINITE = (
+    "no step was made with them and no checkpoint was written; lower --lr, lengthen --warmup-updates, "
+    "or train in a wider precision (--bf16 instead of fp16)"
+)
+
+
+def install():
+    """Installs the hook of this file; last, around all others."""
+    wrap(distributed_utils, "call_main", call_main_readably)
+
+
+def call_main_readably(original, cfg, main, **kwargs):
+    """Runs a program of fairseq.
+
+    Raises:
+        SystemExit: status 1, after a line on standard error, where the user can help it.
+    """
+    try:
+        return original(cfg, main, **kwargs)
+    except Exception as error:
+        message = message_for_users(error)
+        if message is None or os.environ.get("LOGLEVEL", "").upper() == "DEBUG":
+            raise
+        sys.stdout.flush()
+        print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+
+
+def message_for_users(error):
+    """The line for an error that the user can help, None for a defect."""
+    if isinstance(error, FloatingPointError):
+        text = str(error)
+        return text if ":" in text else f"{text}: {NOT_FINITE}"
+    if OTHER_ARCHITECTURE in str(error):
+        return str(error)
+    if isinstance(error, ValueError) and raised_here(error):
+        return str(error)
+    return None
+
+
+def raised_here(error):
+    """Whether the error comes from this package's code."""
+    frame = error.__traceback__
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    return PACKAGE in Path(frame.tb_frame.f_code.co_filename).resolve().parents
