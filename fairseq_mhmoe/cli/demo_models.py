@@ -14,7 +14,7 @@ from fairseq_mhmoe.moe.cost import Cost, LanguageModelShape, model_cost
 
 TOKENS_PER_SAMPLE = 128
 SEQUENCES_PER_UPDATE = 8
-UPDATES = 600
+UPDATES = 400
 WIDTH_STEP = 8  # inner widths are multiples of this: what matrix kernels like
 MOST_EXPERTS = 256
 
