@@ -26,6 +26,7 @@ check_settings() {
   split_options
   stop_on_errors # what follows calculates with these numbers
   check_batch
+  note_other_batch
   check_experts
   check_heads
   check_folders
@@ -106,6 +107,15 @@ check_batch() {
   if awk -v lr="$LR" -v end="$END_LR" 'BEGIN { exit !(lr + 0 < end + 0) }'; then
     complain "LR $LR is below END_LR $END_LR, so the rate would rise; set END_LR to $LR or less"
   fi
+}
+
+# OPTIONS win over everything; what BATCH means then changes.
+note_other_batch() {
+  local name
+  for name in --batch-size --max-sentences --max-tokens --update-freq; do
+    [[ -z $(option_value "$name" "") ]] ||
+      note "OPTIONS has $name, which wins: an update is then not BATCH $BATCH sequences"
+  done
 }
 
 check_experts() {

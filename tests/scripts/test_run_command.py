@@ -257,6 +257,12 @@ def test_wrong_argument_is_named_with_a_remedy(arguments, environment, line):
     assert [text for text in done.stderr.splitlines() if text.startswith("run.sh: error: ") and line in text]
 
 
+def test_options_that_change_the_batch_are_noted():
+    done = run(*PUBLISHED, "--update-freq 2", DRY_RUN="1")
+    assert done.returncode == 0 and done.stdout.rstrip().endswith("--update-freq 2")
+    assert "OPTIONS has --update-freq, which wins" in done.stderr
+
+
 def test_all_wrong_arguments_are_shown_at_once():
     done = run("a", "b", "x", "c", "d", "e", "f", "g", DRY_RUN="1")
     assert done.stderr.count("run.sh: error: ") == 7
