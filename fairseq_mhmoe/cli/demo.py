@@ -29,6 +29,7 @@ DEFAULT_DATA = Path("data/demo-english")
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
+    """The options of the demonstration; a wrong one ends the program with a usage text."""
     parser = argparse.ArgumentParser(prog="python -m fairseq_mhmoe.cli.demo", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="prepared folder (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="results (default: %(default)s)")
@@ -44,6 +45,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 
 
 def main(words: list[str] | None = None) -> None:
+    """Run the demonstration in its folder, which no other one may use at the same time."""
     arguments = parse_arguments(words)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logging.disable(logging.INFO)

@@ -87,6 +87,7 @@ def demo_models(vocab_size: int) -> list[DemoModel]:
 
 
 def make_model(name: str, settings: dict, vocab_size: int) -> DemoModel:
+    """A model of the common body with these options on top, and what it costs."""
     settings = settings | BODY
     return DemoModel(name, words_of(settings), model_cost(shape_of(settings, vocab_size)))
 
@@ -99,6 +100,7 @@ def shape_of(settings: dict, vocab_size: int) -> LanguageModelShape:
 
 
 def with_experts(shape: LanguageModelShape, **changes) -> LanguageModelShape:
+    """The shape with some fields of its MoE layers changed."""
     return replace(shape, moe=replace(shape.moe, **changes))
 
 

@@ -26,10 +26,12 @@ class StepFailed(Exception):
 
 
 def say(text: str = "") -> None:
+    """Print a line at once, also into a pipe."""
     print(text, flush=True)
 
 
 def show(command: list[str]) -> None:
+    """Print a command line that can be copied."""
     say(f"      $ {shlex.join(command)}")
 
 

@@ -38,6 +38,7 @@ def current_commit(root: Path) -> str:
 
 
 def interval(bounds: list[float]) -> str:
+    """[204.6, 246.7] -> "205-247"."""
     return f"{bounds[0]:.0f}-{bounds[1]:.0f}"
 
 

@@ -71,6 +71,7 @@ def report(scores: SplitScores, split: str, manifest: dict | None, model_cfg) ->
 
 
 def main() -> None:
+    """Command line: the options of fairseq-eval-lm, and --output."""
     parser = options.get_eval_lm_parser()
     parser.add_argument("--output", help="JSON file for the result; standard output when absent")
     args = options.parse_args_and_arch(parser)

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class MoECrossEntropyConfig(FairseqDataclass):
+    """Options of the criterion."""
     moe_gate_loss_wt: float = field(
         default=DEFAULT_GATE_LOSS_WEIGHT,
         metadata={"help": "weight of the load-balancing loss in training; 0 leaves it out"},

@@ -8,7 +8,9 @@ from torch import Tensor
 from .precision import without_autocast
 
 
-def load_balancing_loss(gates: Tensor, first_choice: Tensor, valid: Optional[Tensor] = None, count_pads: bool = False):
+def load_balancing_loss(
+    gates: Tensor, first_choice: Tensor, valid: Optional[Tensor] = None, count_pads: bool = False
+) -> Tensor:
     """Penalty for uneven expert load: N * sum_p f_p * P_p (GShard; MH-MoE v1 eq. 10).
 
     Args:

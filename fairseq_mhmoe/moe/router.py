@@ -47,6 +47,7 @@ class SoftmaxRouter(Router):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def logits(self, x: Tensor) -> Tensor:
+        """x W_g^T: [S, d] -> [S, N]."""
         return F.linear(x, self.weight)
 
 
@@ -77,10 +78,12 @@ class CosineRouter(_EmbeddingRouter):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """As every cosine router, with the temperature at its initial value."""
         super().reset_parameters()
         nn.init.constant_(self.log_temperature, math.log(self.initial_temperature))
 
     def logits(self, x: Tensor) -> Tensor:
+        """Cosine over temperature: [S, d] -> [S, N]."""
         cosine = F.normalize(self.projection(x), dim=1) @ F.normalize(self.embedding, dim=1).t()
         return cosine * torch.exp(-self.log_temperature)
 
@@ -98,6 +101,7 @@ class TorchscaleCosineRouter(_EmbeddingRouter):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """As every cosine router, with embeddings of norm 1.5."""
         super().reset_parameters()
         with torch.no_grad():
             self.embedding.copy_(self.rescaled_embedding())
@@ -108,6 +112,7 @@ class TorchscaleCosineRouter(_EmbeddingRouter):
         return weight * (TORCHSCALE_EMBEDDING_NORM / weight.norm(dim=1, keepdim=True))
 
     def logits(self, x: Tensor) -> Tensor:
+        """Projection times normalised embeddings: [S, d] -> [S, N]."""
         embedding = self.embedding + (self.rescaled_embedding() - self.embedding.detach())
         return self.projection(x) @ F.normalize(embedding, dim=1, eps=1e-4).t()
 
