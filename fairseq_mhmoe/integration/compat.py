@@ -48,7 +48,8 @@ def load_checkpoint_explained(original, path, *args, **kwargs):
             raise
         raise ValueError(
             f"{path} is not a checkpoint of this program: it is damaged, or reading it would run code that it holds. "
-            "Restore it from a copy, or take an earlier checkpoint of the same folder (--restore-file)."
+            "Restore it from a copy, or take an earlier checkpoint of the same folder (--restore-file). "
+            f"The reader said: {(str(error).splitlines() or [type(error).__name__])[0]}"
         ) from error
 
 

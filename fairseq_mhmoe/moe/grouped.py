@@ -116,7 +116,7 @@ class _LoopLinear(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.sizes = sizes
         y = x.new_empty(x.shape[0], weight.shape[1])
-        for start, size, w in _slices(sizes, weight):
+        for _, start, size, w in _filled_groups(sizes, weight):
             torch.mm(x[start : start + size], w.t(), out=y[start : start + size])
         return _zero_tail(y, sizes)
 
@@ -127,9 +127,7 @@ class _LoopLinear(torch.autograd.Function):
         need_x, need_weight, _ = ctx.needs_input_grad
         grad_x = torch.empty_like(x) if need_x else None
         grad_weight = torch.zeros_like(weight) if need_weight else None
-        for group, (start, size, w) in enumerate(_slices(ctx.sizes, weight, empty=True)):
-            if size == 0:
-                continue
+        for group, start, size, w in _filled_groups(ctx.sizes, weight):
             g = grad[start : start + size]
             if need_x:
                 torch.mm(g, w, out=grad_x[start : start + size])
@@ -140,11 +138,12 @@ class _LoopLinear(torch.autograd.Function):
         return grad_x, grad_weight, None
 
 
-def _slices(sizes: List[int], weight: Tensor, empty: bool = False):
+def _filled_groups(sizes: List[int], weight: Tensor):
+    """(group, first row, rows, its weight [out, in]) of every group that has rows."""
     start = 0
-    for size, w in zip(sizes, weight.unbind(0)):
-        if size or empty:
-            yield start, size, w
+    for group, (size, w) in enumerate(zip(sizes, weight.unbind(0))):
+        if size:
+            yield group, start, size, w
         start += size
 
 

@@ -7,7 +7,7 @@ Train MH-MoE language models with stock fairseq.
 
   bash scripts/run.sh
       The demonstration: environment, real text, a dense, an X-MoE and an MH-MoE model of equal
-      training FLOPs, their perplexities in one table and in runs/demo/results.json. About ten
+      training FLOPs, their perplexities in one table and in runs/demo/results.json. About eight
       minutes on two CPU cores after the set-up. Run it again to go on after an interruption.
 
   bash scripts/run.sh NGPUS NNODES SAVE_DIR BATCH LR EXPERTS TOPK FREQ ["OPTIONS"]

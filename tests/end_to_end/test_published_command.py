@@ -2,7 +2,7 @@
 
 import pytest
 
-# papers.md's "original command line" is in docs/running.md; only sizes differ.
+# What scripts/run.sh passes on for the published example line; only sizes differ.
 PUBLISHED = dict(
     arch="gpt_small_v2",
     tokens_per_sample=64,
