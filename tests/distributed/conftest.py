@@ -1,0 +1,18 @@
+"""What tests in several processes share."""
+
+import pytest
+
+from .launcher import describe, program_ranks, train_words
+
+
+@pytest.fixture(scope="session")
+def train_ranks(tiny_data_dir):
+    """train_ranks(save_dir, processes=2, check=True, **options): fairseq-train in forked ranks -> list of Ended."""
+
+    def start(save_dir, processes=2, check=True, **options):
+        ended = program_ranks("fairseq-train", train_words(tiny_data_dir, save_dir, **options), processes)
+        if check:
+            assert all(rank.status == 0 for rank in ended), describe(ended)
+        return ended
+
+    return start

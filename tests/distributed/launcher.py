@@ -1,0 +1,253 @@
+"""Starts processes that talk to each other over loopback: under torchrun, or forked from one that has imported all.
+
+torchrun is what people use, and costs seconds of imports per process. `python_ranks` and `program_ranks` fork from a
+server with torch, fairseq and this package in memory, and set torchrun's variables: a rank costs a tenth of a second.
+Everything has a time limit, and only what was started here is ended.
+"""
+
+import logging
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.forkserver
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
+
+import torch.distributed as dist
+
+ROOT = Path(__file__).resolve().parents[2]
+QUIET = {
+    "GLOO_SOCKET_IFNAME": "lo",
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "PYTHONPATH": str(ROOT),
+}
+PROGRAMS = {f"fairseq-{name}": f"fairseq_cli.{name.replace('-', '_')}" for name in (
+    "train", "eval-lm", "generate", "interactive", "validate"
+)}  # fmt: skip
+
+# A model of a few thousand weights: 2 blocks, the second with 4 experts.
+TINY_MODEL = {
+    "arch": "mhmoe_lm_tiny",
+    "decoder_embed_dim": 24,
+    "decoder_ffn_embed_dim": 32,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 2,
+    "moe_expert_count": 4,
+    "moe_ffn_dim": 16,
+}
+TRAINING = {
+    "user_dir": "fairseq_mhmoe",
+    "cpu": True,
+    "task": "gpt",
+    **TINY_MODEL,
+    "criterion": "moe_cross_entropy",
+    "optimizer": "sgd",
+    "lr": 0.5,
+    "tokens_per_sample": 32,
+    "batch_size": 4,
+    "required_batch_size_multiple": 1,
+    "num_workers": 0,
+    "log_format": "json",
+    "log_interval": 1,
+    "no_epoch_checkpoints": True,
+    "ddp_backend": "legacy_ddp",
+}
+
+
+def words_of(options):
+    """Command-line words of a dictionary; True is a flag, None and False are left out."""
+    words = []
+    for name, value in options.items():
+        if value is None or value is False:
+            continue
+        words.append("--" + name.replace("_", "-"))
+        if value is not True:
+            words.append(str(value))
+    return words
+
+
+def train_words(data, save_dir, **options):
+    """Words of fairseq-train for a tiny MoE model on the CPU; `max_update` is for the caller to give."""
+    return [str(data), *words_of({**TRAINING, "save_dir": save_dir, **options})]
+
+
+def train_command(data, save_dir, **options):
+    """The same with the program in front, for `torchrun`."""
+    return [Path(sys.executable).with_name("fairseq-train"), *train_words(data, save_dir, **options)]
+
+
+def free_port():
+    """A port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_torchrun(command, processes=2, env=None, **options):
+    """Starts one command in several processes -> Popen: the leader of a process group of its own, text output.
+
+    Args:
+        command: a Python file (or program in Python) and its words.
+        env: more environment variables.
+        options: for Popen; stderr comes within stdout unless told otherwise.
+    """
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    address = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+    defaults = dict(cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(
+        [*launcher, *address, *map(str, command)],
+        env={**os.environ, **QUIET, **(env or {})},
+        **{**defaults, **options},
+    )
+
+
+def kill_group(process):
+    """Ends a process of `start_torchrun` and all that it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait(timeout=10)
+
+
+def torchrun(command, processes=2, seconds=150, env=None):
+    """Runs one command in several processes -> (exit status, output). TimeoutExpired, with all ended, if it hangs."""
+    process = start_torchrun(command, processes, env)
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except BaseException:
+        kill_group(process)
+        raise
+    return process.returncode, output
+
+
+def torchrun_environment(rank, processes, port):
+    """What torchrun tells a process on a single machine."""
+    names = dict(RANK=rank, WORLD_SIZE=processes, LOCAL_RANK=rank, LOCAL_WORLD_SIZE=processes)
+    return {**{name: str(value) for name, value in names.items()}, **master(port)}
+
+
+def master(port):
+    """Where the ranks meet."""
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+@dataclass
+class Ended:
+    """How one rank ended: exit status (negative: the signal; None: still running at the time limit), and its output."""
+
+    status: int
+    output: str
+
+
+class RankFailed(AssertionError):
+    """A rank of `python_ranks` raised or died; the message holds the output of all ranks."""
+
+
+def python_ranks(function, processes=2, arguments=(), seconds=60, env=None):
+    """function(*arguments) in `processes` ranks joined by gloo -> list of its results, one a rank.
+
+    Args:
+        function: of a module that can be imported (a test module is one), not a lambda or a nested one.
+        arguments: the same for all ranks; they and the result must pickle.
+        env: more environment variables.
+    Raises:
+        RankFailed: with the output (traceback) of every rank.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        call = (_joined_call, (function, arguments, folder, seconds))
+        ended = fork_ranks(call, processes, seconds, lambda rank, port: env or {})
+        if any(rank.status != 0 for rank in ended):
+            raise RankFailed(describe(ended))
+        return [pickle.loads(Path(folder, str(rank)).read_bytes()) for rank in range(processes)]
+
+
+def program_ranks(program, words, processes=2, seconds=120, environment=torchrun_environment):
+    """A program of fairseq in several ranks -> list of Ended, one a rank.
+
+    Args:
+        program: "fairseq-train", ...
+        environment: f(rank, processes, port) -> the launcher's variables; torchrun's by default.
+    """
+    call = (_program, (program, [str(word) for word in words]))
+    return fork_ranks(call, processes, seconds, lambda rank, port: environment(rank, processes, port), bare=True)
+
+
+def describe(ended):
+    """The ranks' exit statuses and last lines."""
+    return "\n".join(f"--- rank {i}: status {one.status}\n{one.output[-4000:]}" for i, one in enumerate(ended))
+
+
+def fork_ranks(call, processes, seconds, environment, bare=False):
+    """Runs call = (function, arguments) in forked ranks -> list of Ended. Ends those left at the time limit."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = []
+        for rank in range(processes):
+            settings = {**QUIET, **({} if bare else torchrun_environment(rank, processes, port))}
+            settings.update(environment(rank, port))
+            output = str(Path(folder, f"{rank}.txt"))
+            ranks.append(server().Process(target=_become, args=(call, settings, output), daemon=True))
+        try:
+            for rank in ranks:
+                rank.start()
+            end = time.monotonic() + seconds
+            while (running := [rank.sentinel for rank in ranks if rank.is_alive()]) and time.monotonic() < end:
+                multiprocessing.connection.wait(running, timeout=end - time.monotonic())
+            statuses = [rank.exitcode for rank in ranks]
+        finally:
+            for rank in ranks:
+                if rank.pid is not None:
+                    rank.kill()
+                    rank.join(10)
+        return [Ended(status, Path(folder, f"{i}.txt").read_text()) for i, status in enumerate(statuses)]
+
+
+def server():
+    """The context whose processes are forks of one that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "torch", "fairseq_mhmoe", *PROGRAMS.values()])
+    kept = {name: os.environ.get(name) for name in QUIET}
+    os.environ.update(QUIET)
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        for name, value in kept.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    return context
+
+
+def _become(call, settings, output):
+    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.environ.update(settings)
+    os.chdir(ROOT)
+    function, arguments = call
+    function(*arguments)
+
+
+def _joined_call(function, arguments, folder, seconds):
+    dist.init_process_group("gloo", timeout=timedelta(seconds=seconds))
+    result = function(*arguments)
+    Path(folder, str(dist.get_rank())).write_bytes(pickle.dumps(result))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _program(program, words):
+    # as each program does it when it is the first to import fairseq
+    form = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
+    logging.basicConfig(format=form, datefmt="%Y-%m-%d %H:%M:%S", level=logging.INFO, stream=sys.stdout, force=True)
+    sys.argv = [program, *words]
+    import_module(PROGRAMS[program]).cli_main()
