@@ -16,8 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from fairseq_mhmoe.models.attention import CausalSelfAttention, attention_mask, make_norm, rotary_tables
 from fairseq_mhmoe.models.feed_forward import FeedForward
-from fairseq_mhmoe.models.options import kv_heads, max_positions, moe_config
+from fairseq_mhmoe.models.options import kv_heads, max_positions, moe_config, moe_group
 from fairseq_mhmoe.moe import MoEConfig, MoELayer
+from fairseq_mhmoe.moe.parallel import ExpertGroup
 
 # What SubLN and DeepNorm scale at initialisation, as torchscale does, and SwiGLU's third matrix.
 SCALED_LINEARS = ("fc1", "fc2", "fc3", "out_proj", "v_proj")
@@ -29,9 +30,11 @@ class DecoderBlock(nn.Module):
     Args:
         cfg: the model's options.
         moe: configuration of the MoE layer, None for a dense block.
+        group: the processes that share its experts.
+        name: of the block, for messages.
     """
 
-    def __init__(self, cfg: Any, moe: Optional[MoEConfig]):
+    def __init__(self, cfg: Any, moe: Optional[MoEConfig], group: Optional[ExpertGroup] = None, name: str = ""):
         super().__init__()
         width, norms = cfg.decoder_embed_dim, dict(subln=cfg.subln, rms_norm=cfg.rms_norm)
         self.pre_norm = cfg.decoder_normalize_before
@@ -50,7 +53,7 @@ class DecoderBlock(nn.Module):
                 **norms,
             )
         else:
-            self.moe_layer = MoELayer(moe)
+            self.moe_layer = MoELayer(moe, group, f"{name}.moe_layer")
         self.is_moe = moe is not None
         self.final_layer_norm = make_norm(width, cfg.rms_norm)
         self.dropout = nn.Dropout(cfg.dropout)
@@ -114,8 +117,12 @@ class MoEDecoder(FairseqIncrementalDecoder):
             self.embed_positions = PositionalEmbedding(self.longest, width, self.pad, cfg.decoder_learned_pos)
         self.layernorm_embedding = make_norm(width, cfg.rms_norm) if cfg.layernorm_embedding else None
         self.dropout = nn.Dropout(cfg.dropout)
+        group = None if moe is None else moe_group(cfg)
         has_experts = [moe is not None and (i + 1) % cfg.moe_freq == 0 for i in range(cfg.decoder_layers)]
-        self.layers = nn.ModuleList(DecoderBlock(cfg, moe if experts else None) for experts in has_experts)
+        self.layers = nn.ModuleList(
+            DecoderBlock(cfg, moe if experts else None, group, f"decoder.layers.{i}")
+            for i, experts in enumerate(has_experts)
+        )
         self.layer_norm = make_norm(width, cfg.rms_norm) if cfg.decoder_normalize_before else None
         self.output_projection = None  # tied: the embedding itself
         if not cfg.share_decoder_input_output_embed:

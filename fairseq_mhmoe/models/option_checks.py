@@ -32,11 +32,12 @@ Check = Tuple[bool, str, str]
 def _numbers(cfg: Any) -> Iterator[Check]:
     for name in ("decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_layers", "decoder_attention_heads"):
         yield getattr(cfg, name) < 1, name, "expected a positive number"
-    for name in ("n_kv_heads", "moe_ffn_dim", "moe_router_dim", "max_target_positions"):
+    for name in ("n_kv_heads", "moe_ffn_dim", "moe_router_dim", "max_target_positions", "moe_expert_parallel_size"):
         value = getattr(cfg, name)
         yield isinstance(value, int) and value < 1, name, "expected a positive number, or leave it out"
     for name in ("moe_freq", "moe_expert_count", "moe_shared_expert_dim", "moe_capacity_factor", "scale_length"):
         yield getattr(cfg, name) < 0, name, "expected 0 (off) or a positive number"
+    yield not cfg.moe_timeout > 0, "moe_timeout", "expected a positive number of seconds"
     for name in ("moe_top_k", "mhmoe_heads_number"):
         yield getattr(cfg, name) < 1, name, "expected 1 or more"
     for name in ("dropout", "attention_dropout", "activation_dropout"):
@@ -110,7 +111,16 @@ def _experts(cfg: Any) -> Iterator[Check]:
 
 def warn_ineffective(cfg: Any, defaults: Dict[str, Any]) -> None:
     """Log a warning for every option that differs from its default and changes nothing here; once per process."""
-    for name, reason in _ineffective(cfg, defaults):
+    _warn(cfg, defaults, _ineffective(cfg, defaults))
+
+
+def warn_ineffective_beside(cfg: Any, group: Any, defaults: Dict[str, Any]) -> None:
+    """The same for options that concern several processes, when a model's group (`ExpertGroup`) is known."""
+    _warn(cfg, defaults, _ineffective_in_group(group))
+
+
+def _warn(cfg: Any, defaults: Dict[str, Any], ineffective: Iterable[Tuple[str, str]]) -> None:
+    for name, reason in ineffective:
         message = f"{flag(name)} has no effect: {reason}"
         if getattr(cfg, name) != defaults[name] and message not in _warned:
             _warned.add(message)
@@ -126,10 +136,20 @@ def _ineffective(cfg: Any, names: Iterable[str]) -> Iterator[Tuple[str, str]]:
         yield "decoder_learned_pos", "--no-token-positional-embeddings leaves no positions to learn"
     if cfg.moe_freq == 0:
         for name in names:
+            if name == "moe_timeout":  # holds for every model
+                continue
             if name.startswith(("moe_", "mhmoe_")) or name == "use_xmoe":
                 yield name, "the model is dense; --moe-freq and --moe-expert-count add experts"
     else:
         yield from _ineffective_beside_experts(cfg)
+
+
+def _ineffective_in_group(group: Any) -> Iterator[Tuple[str, str]]:
+    if group.size == 1:
+        yield "moe_exchange", "every process holds all experts, nothing is exchanged"
+        yield "moe_rank_capacity_factor", "every process holds all experts, nothing is sent to others"
+    if group.world_size == 1:
+        yield "moe_balance_scope", "there is one process"
 
 
 def _ineffective_beside_experts(cfg: Any) -> Iterator[Tuple[str, str]]:

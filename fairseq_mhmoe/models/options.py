@@ -11,9 +11,18 @@ from typing import Any, Optional
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II, OmegaConf, open_dict
 
-from fairseq_mhmoe.models.option_checks import check_options, flag, warn_ineffective
-from fairseq_mhmoe.moe.config import BACKENDS, COMPAT, ROUTERS, SECOND_POLICIES, MoEConfig
+from fairseq_mhmoe.models.option_checks import check_options, flag, warn_ineffective, warn_ineffective_beside
+from fairseq_mhmoe.moe.config import (
+    BACKENDS,
+    BALANCE_SCOPES,
+    COMPAT,
+    EXCHANGES,
+    ROUTERS,
+    SECOND_POLICIES,
+    MoEConfig,
+)
 from fairseq_mhmoe.moe.cost import LanguageModelShape
+from fairseq_mhmoe.moe.parallel import ExpertGroup, expert_group, layout_is_chosen
 
 EXPERT_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "silu": "swiglu"}
 
@@ -81,6 +90,19 @@ class MHMoELanguageModelConfig(FairseqDataclass):
     moe_batch_prioritized_routing: bool = option(False, "serve tokens with large gates first when capacity is limited")
     moe_shared_expert_dim: int = option(0, "inner width of an expert that every token passes; 0: none")
     moe_expert_backend: ChoiceEnum(list(BACKENDS)) = option("auto", "how the experts' matrix products are computed")
+    moe_expert_parallel_size: Optional[int] = option(
+        None, "processes that share one copy of the experts; default: the largest number that divides both counts"
+    )
+    moe_exchange: ChoiceEnum(list(EXCHANGES)) = option(
+        "counts", "send other processes the rows that there are, or --moe-capacity-factor's fixed number per expert"
+    )
+    moe_rank_capacity_factor: float = option(
+        0.0, "a process sends another at most this many times an even share of its rows, the rest is dropped; 0: all"
+    )
+    moe_balance_scope: ChoiceEnum(list(BALANCE_SCOPES)) = option(
+        "micro", "balance loss of each process's batch, or of the batches of all processes together"
+    )
+    moe_timeout: float = option(600, "seconds that a process waits for the others before the job ends")
     moe_compat: ChoiceEnum(list(COMPAT)) = option(
         "none", "behave as the published MH-MoE code, or as torchscale 0.3.0's X-MoE"
     )
@@ -151,6 +173,9 @@ def moe_config(cfg: Any) -> Optional[MoEConfig]:
         residual=cfg.mhmoe_residual,
         shared_expert_dim=cfg.moe_shared_expert_dim,
         backend=str(cfg.moe_expert_backend),
+        exchange=str(cfg.moe_exchange),
+        rank_capacity_factor=cfg.moe_rank_capacity_factor,
+        balance_scope=str(cfg.moe_balance_scope),
     )
     if cfg.moe_capacity_factor:  # a compat mode has its own
         fields["capacity_factor"] = cfg.moe_capacity_factor
@@ -158,6 +183,22 @@ def moe_config(cfg: Any) -> Optional[MoEConfig]:
         return MoEConfig.with_compat(compat, **fields)
     except ValueError as error:
         raise ValueError(_name_option(str(error))) from None
+
+
+def moe_group(cfg: Any) -> ExpertGroup:
+    """The processes that share the experts of the model; collective, see `expert_group`.
+
+    Raises:
+        ValueError: --moe-expert-parallel-size does not fit.
+    """
+    try:
+        group = expert_group(cfg.moe_expert_count, cfg.moe_expert_parallel_size)
+    except ValueError as error:
+        raise ValueError(f"--moe-expert-parallel-size: {error}") from None
+    if layout_is_chosen():
+        defaults = {item.name: item.default for item in dataclasses.fields(MHMoELanguageModelConfig)}
+        warn_ineffective_beside(cfg, group, defaults)
+    return group
 
 
 def lm_shape(cfg: Any, vocab_size: int, tokens_per_sample: int) -> LanguageModelShape:
@@ -208,6 +249,9 @@ MOE_OPTIONS = {
     "residual": "mhmoe_residual",
     "shared_expert_dim": "moe_shared_expert_dim",
     "backend": "moe_expert_backend",
+    "exchange": "moe_exchange",
+    "rank_capacity_factor": "moe_rank_capacity_factor",
+    "balance_scope": "moe_balance_scope",
     "compat": "moe_compat",
 }
 

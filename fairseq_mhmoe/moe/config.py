@@ -9,6 +9,8 @@ NORMALIZE = ("none", "before", "after")
 SECOND_POLICIES = ("all", "random", "sampling")
 PADDING = ("masked", "routed", "counted")
 BACKENDS = ("auto", "loop", "grouped_mm")
+EXCHANGES = ("counts", "capacity")
+BALANCE_SCOPES = ("micro", "global")
 COMPAT = ("none", "published", "torchscale")
 TORCHSCALE_ROUTER_DIM = 16
 
@@ -46,6 +48,9 @@ class MoEConfig:
     residual: bool = False  # add the sub-token to its experts' output (v1 eq. 6)
     shared_expert_dim: int = 0  # inner width of an expert that every token passes (v2); 0 = none
     backend: str = "auto"  # how the grouped matrix products are computed
+    exchange: str = "counts"  # ranks send as many rows as there are, or a fixed number of slots per expert
+    rank_capacity_factor: float = 0.0  # 0 = no bound; else a rank sends at most ceil(factor * S * K / P) rows to another
+    balance_scope: str = "micro"  # load and gates of the balance loss over one rank's batch, or over all ranks'
 
     def __post_init__(self) -> None:
         for name in ("d_model", "num_experts", "ffn_dim", "top_k", "heads"):
@@ -57,6 +62,8 @@ class MoEConfig:
             ("second_policy", SECOND_POLICIES),
             ("padding", PADDING),
             ("backend", BACKENDS),
+            ("exchange", EXCHANGES),
+            ("balance_scope", BALANCE_SCOPES),
         ):
             _require(getattr(self, name) in choices, name, getattr(self, name), "one of " + ", ".join(choices))
         _require(
@@ -71,6 +78,13 @@ class MoEConfig:
         _require(self.router_dim is None or self.router_dim >= 1, "router_dim", self.router_dim, "a positive number")
         _require(self.router_temperature > 0, "router_temperature", self.router_temperature, "a positive number")
         _require(self.capacity_factor >= 0, "capacity_factor", self.capacity_factor, "0 (dropless) or more")
+        _require(self.rank_capacity_factor >= 0, "rank_capacity_factor", self.rank_capacity_factor, "0 or more")
+        _require(
+            self.exchange == "counts" or self.capacity_factor > 0,
+            "exchange",
+            self.exchange,
+            "'counts' without a capacity_factor, which says how many slots there are",
+        )
         _require(self.eval_capacity_fraction <= 1, "eval_capacity_fraction", self.eval_capacity_fraction, "at most 1")
         _require(0 <= self.activation_dropout < 1, "activation_dropout", self.activation_dropout, "in [0, 1)")
         _require(self.shared_expert_dim >= 0, "shared_expert_dim", self.shared_expert_dim, "0 (none) or a width")

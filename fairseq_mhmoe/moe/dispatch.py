@@ -42,9 +42,7 @@ def make_plan(experts: Tensor, num_experts: int, complete: bool) -> Plan:
     flat = experts.reshape(-1)
     keys = flat.to(torch.int16) if num_experts < torch.iinfo(torch.int16).max else flat
     order = torch.argsort(keys, stable=True)
-    rows = torch.arange(order.numel(), device=order.device)
-    inverse = torch.empty_like(order).scatter_(0, order, rows).view_as(experts)
-    return Plan(order, inverse, count_experts(experts, num_experts), complete)
+    return Plan(order, invert(order).view_as(experts), count_experts(experts, num_experts), complete)
 
 
 def dispatch(x: Tensor, plan: Plan) -> Tensor:
@@ -55,6 +53,25 @@ def dispatch(x: Tensor, plan: Plan) -> Tensor:
 def combine(rows: Tensor, gates: Tensor, plan: Plan) -> Tensor:
     """Weighted sum of each sub-token's expert outputs (MH-MoE v1 eq. 6): [S*K, d], gates [S, K] -> [S, d]."""
     return _Combine.apply(rows, gates.to(rows.dtype), plan.order, plan.inverse)
+
+
+def invert(order: Tensor) -> Tensor:
+    """The permutation [M] that undoes `order`."""
+    return torch.empty_like(order).scatter_(0, order, torch.arange(order.numel(), device=order.device))
+
+
+def permute(rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    """[M, d] -> [M, d]: row r of the result is row order[r]; `inverse` undoes it."""
+    return _Dispatch.apply(rows, order, inverse.unsqueeze(1))
+
+
+def take_rows(rows: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """[M, d] -> [Q, d]: row q of the result is row source[q], zero for -1.
+
+    Args:
+        source: [Q] each row at most once; target: [M] its inverse, -1 for rows that are not taken.
+    """
+    return _TakeRows.apply(rows, source, target)
 
 
 def _gather_sum(rows: Tensor, inverse: Tensor, weights: Optional[Tensor] = None) -> Tensor:
@@ -92,6 +109,26 @@ class _Combine(torch.autograd.Function):
         by_row = grad.contiguous().index_select(0, _token_of(order, inverse))
         grad_gates = torch.linalg.vecdot(by_row, rows).index_select(0, inverse.view(-1)).view_as(gates)
         return by_row.mul_(gates.reshape(-1).index_select(0, order).unsqueeze(1)), grad_gates, None, None
+
+
+class _TakeRows(torch.autograd.Function):
+    """A gather both ways: each row goes to one place at most."""
+
+    @staticmethod
+    def forward(ctx, rows, source, target):
+        ctx.save_for_backward(source, target)
+        return _rows_or_zero(rows, source)
+
+    @staticmethod
+    def backward(ctx, grad):
+        source, target = ctx.saved_tensors
+        return _rows_or_zero(grad.contiguous(), target), None, None
+
+
+def _rows_or_zero(rows: Tensor, index: Tensor) -> Tensor:
+    if rows.shape[0] == 0:
+        return rows.new_zeros(index.shape[0], rows.shape[1])
+    return rows.index_select(0, index.clamp(min=0)).masked_fill_((index < 0).unsqueeze(1), 0)
 
 
 def _token_of(order: Tensor, inverse: Tensor) -> Tensor:

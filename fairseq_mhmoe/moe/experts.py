@@ -1,6 +1,7 @@
-"""All experts of a layer as stacked weights (N experts, d input width, F inner width, M rows sorted by expert)."""
+"""Experts of a layer as stacked weights (N experts, d input width, F inner width, M rows sorted by expert)."""
 
 import math
+from typing import List, Optional
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +30,11 @@ class StackedExperts(nn.Module):
         rms_norm: bool = False,
         dropout: float = 0.0,
         backend: str = "auto",
+        first: int = 0,
     ) -> None:
+        """Makes experts `first` .. `first` + N - 1 of a layer; the others may live in other processes."""
         super().__init__()
-        self.num_experts, self.ffn_dim = num_experts, ffn_dim
+        self.num_experts, self.ffn_dim, self.first = num_experts, ffn_dim, first
         self.activation, self.rms_norm, self.dropout, self.backend = activation, rms_norm, dropout, backend
         inner = 2 * ffn_dim if activation == "swiglu" else ffn_dim
         self.w_in = nn.Parameter(torch.empty(num_experts, inner, d))
@@ -42,13 +45,20 @@ class StackedExperts(nn.Module):
         self.norm_bias = nn.Parameter(torch.empty(num_experts, ffn_dim)) if subln and not rms_norm else None
         self.reset_parameters()
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Each expert as its own nn.Linear layers would start: uniform in +- 1 / sqrt(fan in)."""
-        for weight, bias in ((self.w_in, self.b_in), (self.w_out, self.b_out)):
-            bound = 1 / math.sqrt(weight.shape[2])
-            nn.init.uniform_(weight, -bound, bound)
-            if bias is not None:
-                nn.init.uniform_(bias, -bound, bound)
+        """Each expert as its own nn.Linear layers would start: uniform in +- 1 / sqrt(fan in).
+
+        An expert's numbers depend on torch's seed and its place in the layer, not on how many processes share it.
+        """
+        seed = int(torch.randint(2**62, (), device="cpu"))
+        for expert in range(0 if self.w_in.is_meta else self.num_experts):
+            generator = torch.Generator(self.w_in.device).manual_seed(seed + self.first + expert)
+            for weight, bias in ((self.w_in, self.b_in), (self.w_out, self.b_out)):
+                bound = 1 / math.sqrt(weight.shape[2])
+                for tensor in (weight, bias):
+                    if tensor is not None:
+                        tensor[expert].uniform_(-bound, bound, generator=generator)
         if self.norm_weight is not None:
             nn.init.ones_(self.norm_weight)
         if self.norm_bias is not None:
@@ -61,19 +71,22 @@ class StackedExperts(nn.Module):
             if parameter is not None:
                 parameter.mul_(factor)
 
-    def forward(self, x: Tensor, counts: Tensor, complete: bool = True) -> Tensor:
+    def forward(
+        self, x: Tensor, counts: Tensor, complete: bool = True, sizes: Optional[List[int]] = None
+    ) -> Tensor:
         """Run each row through its expert.
 
         Args:
             x: [M, d] rows sorted by expert.
             counts: [N] rows per expert, on x's device.
             complete: that the counts add up to M; rows behind them get no expert and an arbitrary finite output.
+            sizes: the counts on the host, where they are known there already.
         Returns:
             [M, d]
         """
         width, inner = self.w_out.shape[1], self.w_in.shape[1]
         backend = choose_backend(self.backend, x, [width, inner, self.ffn_dim])
-        groups = make_groups(counts, x.shape[0], complete, backend)
+        groups = make_groups(counts, x.shape[0], complete, backend, sizes)
         row_expert = groups.row_group() if self.b_in is not None or self.norm_weight is not None else None
         hidden = grouped_linear(x, self.w_in.to(x.dtype), groups)
         if self.b_in is not None:

@@ -34,10 +34,13 @@ class Groups(NamedTuple):
         return torch.searchsorted(ends, rows, right=True).clamp_(max=ends.numel() - 1)
 
 
-def make_groups(counts: Tensor, rows: int, complete: bool, backend: str) -> Groups:
-    """Prepare what the back end needs; the loop copies the counts to the host, once, unless one group has all rows."""
+def make_groups(
+    counts: Tensor, rows: int, complete: bool, backend: str, sizes: Optional[List[int]] = None
+) -> Groups:
+    """Prepare what the back end needs; the loop copies the counts to the host, once, unless `sizes` holds them."""
     if backend == "loop":
-        sizes = [rows] if complete and counts.numel() == 1 else counts.tolist()
+        if sizes is None:
+            sizes = [rows] if complete and counts.numel() == 1 else counts.tolist()
         return Groups(counts, rows, complete, backend, sizes, None)
     return Groups(counts, rows, complete, backend, None, counts.cumsum(0).to(torch.int32))
 

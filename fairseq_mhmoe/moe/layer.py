@@ -1,6 +1,7 @@
 """The MH-MoE layer.
 
-B batch, T length, D model width, H heads, d = D / H, S = B * T * H sub-tokens, N experts, K choices.
+B batch, T length, D model width, H heads, d = D / H, S = B * T * H sub-tokens, N experts, K choices, P ranks that share
+the experts.
 """
 
 import math
@@ -12,36 +13,49 @@ from torch import Tensor, nn
 
 from . import stats as layer_stats
 from .config import MoEConfig
-from .dispatch import combine, count_experts, dispatch, make_plan
+from .dispatch import Plan, combine, count_experts, dispatch, make_plan
+from .exchange import run_by_capacity, run_by_counts, sum_over_ranks
 from .experts import StackedExperts
 from .losses import load_balancing_loss, router_z_loss
+from .parallel import ExpertGroup
 from .precision import autocast_dtype
 from .router import build_router
-from .selection import Selection, select_experts
+from .selection import Selection, capacity_bound, select_experts
 
 
 class MoELayer(nn.Module):
     """Multi-head mixture of experts: head layer, split, route, dispatch, experts, combine, merge (MH-MoE v1 eq. 1-8).
 
     One class for all: H = 1 without head and merge layers is sparse MoE, with a cosine router X-MoE.
+
+    Args:
+        config: sizes and rules.
+        group: the ranks that share the experts, this one among them; None when they are all here. The names of
+            parameters and their initial values are the same for every P; the expert stacks hold N / P experts.
+        name: of the layer, for messages.
+    Raises:
+        ValueError: P does not divide N.
     """
 
-    def __init__(self, config: MoEConfig) -> None:
+    def __init__(self, config: MoEConfig, group: Optional[ExpertGroup] = None, name: str = "") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.group, self.name = config, group or ExpertGroup(), name
+        if config.num_experts % self.group.size:
+            raise ValueError(f"{config.num_experts} experts can't be spread evenly over {self.group.size} ranks")
         width = config.d_model
         self.head = nn.ModuleList(nn.Linear(width, width) for _ in range(config.num_head_layers))
         self.router = build_router(config)
-        self.experts = self._build_experts(config.num_experts, config.d_sub, config.ffn_dim)
+        self.experts = self._build_experts(*self.group.slice(config.num_experts), config.d_sub, config.ffn_dim)
+        for parameter in self.experts.parameters() if self.group.size > 1 else ():
+            parameter.expert = True
         self.merge = nn.ModuleList(nn.Linear(width, width) for _ in range(config.num_merge_layers))
-        self.shared = self._build_experts(1, width, config.shared_expert_dim) if config.shared_expert_dim else None
+        self.shared = self._build_experts(0, 1, width, config.shared_expert_dim) if config.shared_expert_dim else None
         self.reset_parameters()
 
-    def _build_experts(self, num_experts: int, d: int, ffn_dim: int) -> StackedExperts:
+    def _build_experts(self, first: int, end: int, d: int, ffn_dim: int) -> StackedExperts:
         c = self.config
-        return StackedExperts(
-            num_experts, d, ffn_dim, c.activation, c.bias, c.subln, c.rms_norm, c.activation_dropout, c.backend
-        )
+        rules = c.activation, c.bias, c.subln, c.rms_norm, c.activation_dropout, c.backend
+        return StackedExperts(end - first, d, ffn_dim, *rules, first=first)
 
     def reset_parameters(self) -> None:
         """Head: Xavier uniform, gain 1/sqrt(2); merge: Xavier uniform, bias 0 (MH-MoE v1); the rest as nn.Linear."""
@@ -79,15 +93,17 @@ class MoELayer(nn.Module):
         sub = sub.to(autocast_dtype(x.device.type) or sub.dtype)
         valid = self.valid_sub_tokens(padding_mask)
         logits = self.router(sub)
-        selection = select_experts(logits, self.config, self.training, valid, noise)
+        selection = select_experts(logits, self.config, self.training, valid, noise, self.group.size)
         out, statistics = self._run_experts(sub, selection, valid)
         y = project(merge_heads(out, x.shape), self.merge)
         if self.shared is not None:
             y = y + self._run_shared(x)
+        over_ranks = self.config.balance_scope == "global" and self.group.world_size > 1
+        total = sum_over_ranks if over_ranks else None
         l_aux = load_balancing_loss(
-            selection.probs, selection.choices[:, 0], valid, count_pads=self.config.padding == "counted"
+            selection.probs, selection.choices[:, 0], valid, self.config.padding == "counted", total
         )
-        return y, l_aux, router_z_loss(logits, valid), statistics
+        return y, l_aux, router_z_loss(logits, valid, total), statistics
 
     def valid_sub_tokens(self, padding_mask: Optional[Tensor]) -> Optional[Tensor]:
         """[B, T] mask of pads -> [S] True for real sub-tokens; each inherits its token's mask."""
@@ -100,13 +116,22 @@ class MoELayer(nn.Module):
         """[S, d] -> [S, d] and the statistics."""
         num_experts = self.config.num_experts
         plan = make_plan(selection.experts, num_experts, complete=selection.experts is selection.choices)
-        rows = self.experts(dispatch(sub, plan), plan.counts, plan.complete)
-        out = combine(rows, selection.gates, plan)
+        out = combine(self._experts_of_all_ranks(dispatch(sub, plan), plan), selection.gates, plan)
         if self.config.residual:
             out = out + sub
         dropless = selection.experts is selection.wanted
         load = plan.counts if dropless else count_experts(selection.wanted, num_experts)
         return out, layer_stats.pack(selection, plan.counts, load, valid)
+
+    def _experts_of_all_ranks(self, rows: Tensor, plan: Plan) -> Tensor:
+        """[S*K, d] -> [S*K, d], rows sorted by expert, wherever the expert lives."""
+        if self.group.size == 1:
+            return self.experts(rows, plan.counts, plan.complete)
+        where = (self.experts, self.group, self.name)
+        if self.config.exchange == "capacity":
+            slots = capacity_bound(self.config, self.training, plan.inverse.shape[0])
+            return run_by_capacity(rows, plan, slots, *where)
+        return run_by_counts(rows, plan, *where)
 
     def _run_shared(self, x: Tensor) -> Tensor:
         """The expert that every token passes: [B, T, D] -> [B, T, D]."""

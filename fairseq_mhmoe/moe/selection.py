@@ -1,6 +1,6 @@
 """From router logits to experts and gates: top-k, second-expert policies, capacity.
 
-S sub-tokens, N experts, K choices.
+S sub-tokens, N experts, K choices, P ranks that share the experts.
 """
 
 import math
@@ -18,13 +18,18 @@ class Selection(NamedTuple):
     probs: Tensor  # [S, N] softmax of the logits
     choices: Tensor  # [S, K] experts by preference, before anything is dropped
     wanted: Tensor  # [S, K] choices less pads and second experts that the policy left out
-    experts: Tensor  # [S, K] wanted less those beyond an expert's capacity
+    experts: Tensor  # [S, K] wanted less those beyond an expert's or a rank's capacity
     gates: Tensor  # [S, K] weight of each choice in the sum, 0 where dropped
     locations: Optional[Tensor]  # [S, K] place in the expert's queue, from 0; None when dropless
 
 
 def select_experts(
-    logits: Tensor, config: MoEConfig, training: bool, valid: Optional[Tensor] = None, noise: Optional[Tensor] = None
+    logits: Tensor,
+    config: MoEConfig,
+    training: bool,
+    valid: Optional[Tensor] = None,
+    noise: Optional[Tensor] = None,
+    ranks: int = 1,
 ) -> Selection:
     """Choose K experts per sub-token and weigh them (MH-MoE v1 eq. 4-5, GShard's capacity).
 
@@ -35,6 +40,7 @@ def select_experts(
         valid: [S] False where the sub-token is padding; None when none is or when pads are routed.
         noise: the random numbers of the second-expert policy, drawn here when None: Gumbel noise [S, N] for
             "sampling", uniform numbers [S, K - 1] for "random".
+        ranks: P; matters for the capacity of a rank only.
     """
     num_experts, top_k = config.num_experts, config.top_k
     probs = torch.softmax(logits, dim=1)
@@ -57,6 +63,8 @@ def select_experts(
         priority = probs.detach().amax(1) if config.batch_prioritized else None
         locations = queue_locations(wanted, num_experts, priority)
         experts = wanted.masked_fill(locations >= limit, num_experts)
+    if config.rank_capacity_factor and ranks > 1:
+        experts = _within_ranks(experts, config, ranks, logits.shape[0], valid)
     if experts is not choices:
         gates = gates * (experts < num_experts)
     if config.normalize_gates == "after":
@@ -104,6 +112,26 @@ def _taken_at_random(gates: Tensor, noise: Optional[Tensor]) -> Tensor:
     if noise is None:
         noise = torch.rand_like(gates[:, 1:])
     return torch.cat([torch.ones_like(gates[:, :1], dtype=torch.bool), top_k * gates[:, 1:] > noise], dim=1)
+
+
+def _within_ranks(
+    experts: Tensor, config: MoEConfig, ranks: int, tokens: int, valid: Optional[Tensor]
+) -> Tensor:
+    """Drop what exceeds ceil(factor * S * K / P) choices for the experts of one rank, queued as for an expert.
+
+    Every sender keeps to its share, so that a rank receives at most `factor` times the mean, up to rounding.
+    """
+    num_experts = config.num_experts
+    rank_of = experts.div(num_experts // ranks, rounding_mode="floor")  # an id of N becomes P: nowhere
+    count = tokens if valid is None else valid.sum(dtype=torch.float64)
+    ceil = math.ceil if isinstance(count, int) else torch.ceil
+    limit = ceil(config.rank_capacity_factor * config.top_k * count / ranks)
+    return experts.masked_fill(queue_locations(rank_of, ranks) >= limit, num_experts)
+
+
+def capacity_bound(config: MoEConfig, training: bool, tokens: int) -> Optional[int]:
+    """The most choices that an expert takes of `tokens` sub-tokens, pads or not; None without a limit."""
+    return _capacity(config, training, tokens, None)
 
 
 def _normalize(gates: Tensor) -> Tensor:
