@@ -90,12 +90,13 @@ class MoECrossEntropy(FairseqCriterion):
         logits_and_extra = model(**sample["net_input"])
         extra = logits_and_extra[1] or {}
         nll = self.cross_entropy(model, logits_and_extra, sample, reduce)
-        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
+        sentences = sample.get("nsentences", sample["target"].size(0))
+        sample_size = sentences if self.sentence_avg else sample["ntokens"]
         loss = nll
         logging_output = {
             "nll_loss": nll.detach(),
             "ntokens": sample["ntokens"],
-            "nsentences": sample["target"].size(0),
+            "nsentences": sentences,
             "sample_size": sample_size,
         }
         if extra.get("l_aux"):

@@ -4,11 +4,31 @@ Hooks replace module attributes or methods, never classes (fairseq's programs im
 installed twice without harm.
 """
 
-from fairseq_mhmoe.integration import batches, compat, distributed, errors, precision, progress, user_dir
+from fairseq_mhmoe.integration import (
+    batches,
+    compat,
+    distributed,
+    empty_batches,
+    errors,
+    gradients,
+    precision,
+    progress,
+    user_dir,
+)
 
 
 def install():
     """Installs every hook; the package's __init__ calls it before it imports models and tasks."""
     # errors wraps what distributed has wrapped
-    for concern in (batches, compat, distributed, precision, progress, user_dir, errors):
+    for concern in (
+        batches,
+        compat,
+        distributed,
+        empty_batches,
+        gradients,
+        precision,
+        progress,
+        user_dir,
+        errors,
+    ):
         concern.install()

@@ -13,12 +13,13 @@ def wrap(owner, name, hook):
     """
     original = getattr(owner, name)
     installed = getattr(original, "mhmoe_hooks", ())
-    if hook.__qualname__ in installed:
+    name_of_hook = f"{hook.__module__}.{hook.__qualname__}"
+    if name_of_hook in installed:
         return
 
     @functools.wraps(original)  # copies the function's attributes too: fairseq keeps state there
     def wrapped(*args, **kwargs):
         return hook(original, *args, **kwargs)
 
-    wrapped.mhmoe_hooks = (*installed, hook.__qualname__)
+    wrapped.mhmoe_hooks = (*installed, name_of_hook)
     setattr(owner, name, wrapped)

@@ -7,10 +7,11 @@ experts, N / P each; there are R / P copies. P = 1 is plain data parallelism: ev
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 
+import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 _groups: Dict[Tuple[int, int], "ExpertGroup"] = {}
 _override: List[str] = []
@@ -160,3 +161,38 @@ def layout_is_chosen() -> bool:
 def is_expert(parameter: Tensor) -> bool:
     """Whether this rank holds other experts in this parameter than its neighbours do."""
     return getattr(parameter, "expert", False)
+
+
+def group_of(model: nn.Module) -> ExpertGroup:
+    """The group over which a model's experts are spread; that of one process when it has none.
+
+    Raises:
+        ValueError: its layers are spread differently.
+    """
+    groups = {module.group for module in model.modules() if isinstance(getattr(module, "group", None), ExpertGroup)}
+    spread = {group for group in groups if group.size > 1}
+    if len(spread) > 1:
+        sizes = sorted(group.size for group in spread)
+        raise ValueError(f"the model's MoE layers are spread over {sizes} ranks each; expected one size for all")
+    return spread.pop() if spread else ExpertGroup()
+
+
+@torch.no_grad()
+def average_expert_gradients(parameters: Iterable[nn.Parameter], group: ExpertGroup) -> None:
+    """Make the experts' gradients the average over R ranks, as data parallelism does for all others.
+
+    The exchange has already added up what the P ranks of a group contributed; the copies are added here. Collective.
+    """
+    for parameter in filter(is_expert, parameters):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        parameter.grad.div_(group.world_size)
+        if group.replica_group is not None:
+            dist.all_reduce(parameter.grad, group=group.replica_group)
+
+
+@torch.no_grad()
+def sum_of_squares(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Squared norm of the gradients of this rank's experts, float64 []."""
+    norms = [p.grad.norm(dtype=torch.promote_types(p.grad.dtype, torch.float32)).double() for p in parameters]
+    return torch.stack(norms).square().sum()

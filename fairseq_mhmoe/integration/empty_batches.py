@@ -1,0 +1,45 @@
+"""A rank without a batch takes part all the same, with fairseq 0.12.3.1.
+
+When batches do not come out even, the trainer gives a rank the first batch again and multiplies its loss by zero. That
+batch would be routed and counted, and it takes the rank's real batches of the same update (--update-freq) out of the
+divisor and out of the log. A batch of nothing but pads has no loss, no gradient, no tokens and no statistics by itself.
+"""
+
+import torch
+from fairseq import trainer
+
+from fairseq_mhmoe.integration.hooks import wrap
+
+
+def install():
+    """Installs the hook of this file."""
+    wrap(trainer.Trainer, "_prepare_sample", prepare_sample)
+
+
+def prepare_sample(original, self, sample, is_dummy=False):
+    """Brings a batch to the device, a blank one where there is none: (batch, whether its loss is to be ignored)."""
+    dictionary = getattr(self.task, "source_dictionary", None)
+    missing = sample is None or len(sample) == 0
+    if missing and dictionary is not None and is_text(self._dummy_batch):
+        sample = blank_batch(self._dummy_batch, dictionary.pad())
+    return original(self, sample, is_dummy)
+
+
+def is_text(sample):
+    """Whether this is a batch of a language model."""
+    return isinstance(sample, dict) and "src_tokens" in sample.get("net_input", {}) and "target" in sample
+
+
+def blank_batch(sample, pad):
+    """A batch of the same form, [B, T], in which every token is a pad.
+
+    Args:
+        sample: a fairseq batch of a language model; it stays as it is.
+        pad: the dictionary's number for padding.
+    """
+    net_input = dict(sample["net_input"])
+    net_input["src_tokens"] = torch.full_like(net_input["src_tokens"], pad)
+    if "src_lengths" in net_input:
+        net_input["src_lengths"] = torch.zeros_like(net_input["src_lengths"])
+    target = torch.full_like(sample["target"], pad)
+    return {**sample, "net_input": net_input, "target": target, "ntokens": 0, "nsentences": 0}
