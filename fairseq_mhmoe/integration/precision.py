@@ -13,7 +13,7 @@ from operator import attrgetter
 
 import torch
 from fairseq import options, trainer
-from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
+from fairseq.logging import metrics
 
 from fairseq_mhmoe.integration.hooks import wrap
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 def install():
     """Installs the hooks of this file."""
     wrap(options, "parse_args_and_arch", parse_args_for_this_machine)
-    wrap(DynamicLossScaler, "check_overflow", check_overflow)
+    wrap(trainer.Trainer, "train_step", skip_without_cuda)
     wrap(trainer, "_catalog_shared_params", catalog_shared_params)
 
 
@@ -42,22 +42,18 @@ def parse_args_for_this_machine(original, parser, input_args=None, *args, **kwar
     return parsed
 
 
-def check_overflow(original, scaler, grad_norm):
-    """Looks for an overflow of float16 in the gradient norm.
-
-    Raises:
-        OverflowError: with CUDA; the trainer skips the step and goes on with half the loss scale.
-        FloatingPointError: without CUDA, where it cannot.
-    """
+def skip_without_cuda(original, self, samples, raise_oom=False):
+    """One update; None when float16 overflowed and the step was skipped, on the CPU too."""
     try:
-        return original(scaler, grad_norm)
-    except OverflowError as error:
-        if torch.cuda.is_available():
+        return original(self, samples, raise_oom)
+    except (AssertionError, RuntimeError) as error:
+        # raised by .cuda() while the trainer, told of an overflow, was about to do what follows here
+        if self.cuda or not isinstance(error.__context__, OverflowError):
             raise
-        raise FloatingPointError(
-            f"float16 gradients overflowed, and fairseq skips such a step only with CUDA ({error}): "
-            "use --bf16 on the CPU, or a smaller --fp16-init-scale"
-        ) from error
+    self.zero_grad()
+    metrics.log_scalar("loss_scale", self.optimizer.scaler.loss_scale, priority=700, round=4, weight=0)
+    metrics.log_stop_time("train_wall")
+    return None
 
 
 def catalog_shared_params(original, module, memo=None, prefix=""):

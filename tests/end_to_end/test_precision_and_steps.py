@@ -52,6 +52,17 @@ def test_the_router_is_trained_in_every_precision(runs, train, name):
     assert all((after[key] - start[key]).abs().max() > 1e-3 for key in router)
 
 
+@pytest.mark.parametrize("name", ["fp16", "memory-efficient fp16"])
+def test_a_step_that_overflows_in_float16_is_skipped(train, tmp_path, name):
+    options = {**PRECISIONS[name], "fp16_init_scale": 2**24, "no_save": True}
+    result = train(tmp_path, disable_validation=True, **options)
+    skipped = result.output.count("gradient overflow detected")
+    assert skipped > 0
+    lines = result.json_lines("train_inner")
+    assert [line["num_updates"] for line in lines] == ["1", "2", "3", "4"]
+    assert float(lines[-1]["loss_scale"]) == 2 ** (24 - skipped)
+
+
 def test_update_freq_equals_larger_batches(runs):
     plain = dict(dropout=0.0, moe_gate_loss_wt=0.0, optimizer="sgd", lr=0.5)
     large = runs("batch 8", **plain, batch_size=8)
