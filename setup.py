@@ -28,6 +28,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10,<3.13",
+    entry_points={"console_scripts": ["mhmoe-checkpoint = fairseq_mhmoe.cli.checkpoint:main"]},
     packages=find_packages(include=["fairseq_mhmoe", "fairseq_mhmoe.*", "data_prep", "data_prep.*"]),
     install_requires=[
         # fairseq 0.12 as republished for Python 3.11 and later; its import name is `fairseq`.

@@ -56,11 +56,13 @@ def named_expert_folders(save_dir) -> set[str]:
     return named
 
 
-def remove_unnamed_experts(save_dir) -> list[str]:
+def remove_unnamed_experts(save_dir, only: str | None = None) -> list[str]:
     """Deletes the expert folders that no checkpoint of save_dir names; call it after a commit, on one rank.
 
     Does nothing, with a warning, when a checkpoint can't be read: it might name any of them.
 
+    Args:
+        only: the one folder, "experts/u...", that may be deleted; None: all.
     Returns:
         what was deleted, "experts/u..." in order.
     """
@@ -73,7 +75,8 @@ def remove_unnamed_experts(save_dir) -> list[str]:
     removed = []
     for folder in sorted((save_dir / FOLDER).glob("*")):
         name = f"{FOLDER}/{folder.name}"
-        if name not in named and FOLDER_NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+        ours = FOLDER_NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
+        if ours and name not in named and only in (None, name):
             shutil.rmtree(folder)
             removed.append(name)
     return removed

@@ -17,7 +17,7 @@ from fairseq_mhmoe.checkpoint.manifest import (
     expert_folder,
     read_manifest,
 )
-from fairseq_mhmoe.checkpoint.writing import FORMAT, REFERENCE, dtype_name
+from fairseq_mhmoe.checkpoint.writing import FORMAT, LEFT_OUT, REFERENCE, dtype_name
 
 __all__ = [
     "ALLOWED_TYPES",
@@ -91,14 +91,22 @@ def load_merged(path) -> dict:
 
     Raises:
         DamagedCheckpoint, ForeignCheckpoint, OSError: as `verify`.
+        ValueError: it was written without its experts (crash.pt).
     """
     verify(path)
     state = load(path)
+    check_has_experts(path, state)
     reference = checked_reference(path, state)
     if reference is None:
         return state
     del state[REFERENCE]
     return put_experts(state, read_experts(path, reference))
+
+
+def check_has_experts(path, state: dict) -> None:
+    """Raises ValueError for the state of a file that one of several ranks wrote by itself."""
+    if LEFT_OUT in state:
+        raise ValueError(f"{path} was written by one rank alone, when the run broke down: it holds no experts")
 
 
 class _Shards:

@@ -18,6 +18,7 @@ from fairseq_mhmoe.checkpoint.stages import reached
 
 FORMAT = 1
 REFERENCE = "mhmoe_experts"  # key of the dense file for the reference to its experts
+LEFT_OUT = "mhmoe_experts_left_out"  # marks a file (crash.pt) that one rank wrote by itself: experts are nowhere
 FOLDER = "experts"
 MANIFEST = "manifest.json"
 
