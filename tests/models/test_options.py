@@ -9,6 +9,7 @@ import torch
 from fairseq_mhmoe.models.decoder import DecoderBlock
 from fairseq_mhmoe.models.options import MHMoELanguageModelConfig, lm_shape, moe_config, validate, with_defaults
 from fairseq_mhmoe.moe.cost import model_cost
+from fairseq_mhmoe.moe.parallel import all_experts_here
 
 EXPERTS = dict(moe_freq=2, moe_expert_count=4)
 TWO = EXPERTS | dict(moe_top_k=2)
@@ -57,6 +58,10 @@ IMPOSSIBLE = [
     ("moe_capacity_factor", 2.0, EXPERTS | dict(moe_compat="published"), "compat 'published' implies"),
     ("moe_eval_capacity_token_fraction", 1.5, EXPERTS, "at most 1"),
     ("moe_shared_expert_dim", -1, EXPERTS, "0"),
+    ("moe_expert_parallel_size", 0, EXPERTS, "positive"),
+    ("moe_exchange", "capacity", EXPERTS, "capacity_factor"),
+    ("moe_rank_capacity_factor", -1.0, EXPERTS, "0"),
+    ("moe_timeout", -5.0, {}, "seconds"),
     ("mhmoe_residual", True, EXPERTS | dict(moe_compat="published"), "compat 'published' implies"),
     ("mhmoe_residual", True, EXPERTS | dict(moe_compat="torchscale"), "compat 'torchscale' implies"),
     ("moe_top_k", 3, EXPERTS | dict(moe_compat="torchscale"), "1 or 2"),
@@ -171,6 +176,12 @@ EFFECTS = [
     ("moe_batch_prioritized_routing", True, EXPERTS | dict(moe_capacity_factor=0.5), "output"),
     ("moe_shared_expert_dim", 16, EXPERTS, "parameters"),
     ("moe_expert_backend", "grouped_mm", EXPERTS | dict(moe_ffn_dim=13), "error in use"),
+    ("moe_expert_parallel_size", 3, EXPERTS, "error"),
+    # what these do between processes is tested in tests/distributed
+    ("moe_exchange", "capacity", EXPERTS | dict(moe_capacity_factor=2.0), "warning"),
+    ("moe_rank_capacity_factor", 0.5, EXPERTS, "warning"),
+    ("moe_balance_scope", "global", EXPERTS, "warning"),
+    ("moe_timeout", 0, {}, "error"),
     ("moe_compat", "published", TWO, "output"),
     ("moe_compat", "torchscale", TWO, "output"),
     ("add_bos_token", True, {}, "longest sequence"),
@@ -231,6 +242,17 @@ def test_option_has_its_effect(build, tokens, caplog, monkeypatch, name, value, 
 def test_every_option_is_in_the_table_of_effects():
     fields = {f.name for f in dataclasses.fields(MHMoELanguageModelConfig) if not f.name.startswith("_")}
     assert fields == {name for name, *_ in EFFECTS}
+
+
+def test_expert_parallel_size_that_does_not_fit_names_those_that_would(build):
+    with pytest.raises(ValueError, match="4 experts on 1 processes.*expected one of 1, or leave it out"):
+        build(**EXPERTS, moe_expert_parallel_size=2)
+
+
+def test_a_model_with_all_experts_here_ignores_the_layout_of_its_training_run(build, caplog):
+    with all_experts_here():
+        build(**EXPERTS, moe_expert_parallel_size=2, moe_balance_scope="global")
+    assert "no effect" not in caplog.text
 
 
 def test_xmoe_flag_is_the_xmoe_router(options):
