@@ -6,6 +6,9 @@ installed twice without harm.
 
 from fairseq_mhmoe.integration import (
     batches,
+    checkpoint_damage,
+    checkpoint_loading,
+    checkpoint_saving,
     compat,
     distributed,
     empty_batches,
@@ -13,21 +16,26 @@ from fairseq_mhmoe.integration import (
     gradients,
     precision,
     progress,
+    resume,
     user_dir,
 )
 
 
 def install():
     """Installs every hook; the package's __init__ calls it before it imports models and tasks."""
-    # errors wraps what distributed has wrapped
+    # errors wraps what distributed has wrapped, and checkpoint_damage what checkpoint_loading has
     for concern in (
         batches,
+        checkpoint_saving,
+        checkpoint_loading,
+        checkpoint_damage,
         compat,
         distributed,
         empty_batches,
         gradients,
         precision,
         progress,
+        resume,
         user_dir,
         errors,
     ):

@@ -145,6 +145,11 @@ def widest_groups() -> Iterator[None]:
     yield from _overriding("widest")
 
 
+def in_widest_groups() -> bool:
+    """Whether models built now spread their experts as far as they go."""
+    return "widest" in _override and "all" not in _override
+
+
 def _overriding(what: str) -> Iterator[None]:
     _override.append(what)
     try:
