@@ -89,8 +89,7 @@ def put_experts(state: dict, experts: Experts) -> dict:
                 entries[int(index)] = {**entries.get(int(index), {}), moment: tensor}
             else:
                 entries[int(key) if section == "master" else key] = tensor
-        if section in BY_NAME:
-            _sort(entries, order)
+        _sort(entries, order if section in BY_NAME else sorted(entries))
         _replace(whole, place, entries)
     return whole
 

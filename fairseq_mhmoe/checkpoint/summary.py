@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fairseq_mhmoe.checkpoint.converting import EXPERTS, PARAMETERS
 from fairseq_mhmoe.checkpoint.folder import num_updates_of
+from fairseq_mhmoe.checkpoint.layout import ORDER
 from fairseq_mhmoe.checkpoint.loading import load
 from fairseq_mhmoe.checkpoint.manifest import checked_reference, read_manifest
 from fairseq_mhmoe.checkpoint.writing import LEFT_OUT, dtype_name
@@ -57,7 +58,9 @@ def _model_tensors(state: dict, manifest: dict | None) -> list[dict]:
         if isinstance(value, Tensor)
     ]
     sharded = manifest["parameters"].get("model", {}) if manifest else {}
-    return tensors + [{"name": name, **described, "expert": True} for name, described in sharded.items()]
+    tensors += [{"name": name, **described, "expert": True} for name, described in sharded.items()]
+    order = {name: place for place, name in enumerate(state.get(ORDER, ()))}
+    return sorted(tensors, key=lambda tensor: order.get(tensor["name"], len(order)))
 
 
 def _counted(state: dict, tensors: list[dict]) -> list[dict]:
