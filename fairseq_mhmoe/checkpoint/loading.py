@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 ALLOWED_TYPES = (argparse.Namespace,)
 TRUST = "MHMOE_TRUST_CHECKPOINT"
 ZIP_START = b"PK\x03\x04"
+FOLDER_MARK = 0x10  # in the attributes of a part of a zip archive
 
 
 def load(path, mmap: bool = False):
@@ -70,11 +71,15 @@ def archive_damage(path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
+            # torch takes what is marked as a folder for empty, and leaves the tensor's memory as it finds it
+            folders = [part.filename for part in archive.infolist() if part.external_attr & FOLDER_MARK]
     except Exception as error:
         if _is_of_the_system(error):
             raise
         return f"is cut or damaged ({str(error) or type(error).__name__})"
-    return f"is damaged: the checksum of its part {wrong} is wrong" if wrong else None
+    if wrong:
+        return f"is damaged: the checksum of its part {wrong} is wrong"
+    return f"is damaged: its part {folders[0]} is marked as a folder" if folders else None
 
 
 def _is_of_the_system(error: Exception) -> bool:

@@ -80,6 +80,13 @@ def test_a_changed_weight_in_a_dense_file(tmp_path, size):
     refused(path, path, "the checksum of its part .*/data/.* is wrong")
 
 
+def test_a_part_marked_as_a_folder(path):
+    # the mark is in no checksum, and torch would return a tensor of whatever is in memory
+    listed = path.read_bytes().rindex(b"PK\x01\x02")
+    flip(path, listed + 38, 0x10)
+    refused(path, path, "is marked as a folder")
+
+
 @SOME
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_cut_dense_file(path, share):
