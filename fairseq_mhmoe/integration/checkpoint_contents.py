@@ -13,9 +13,6 @@ from fairseq.optim import FP16Optimizer
 from fairseq_mhmoe.checkpoint.layout import take_experts
 from fairseq_mhmoe.moe.parallel import ExpertGroup, is_expert
 
-PARAMETERS = "mhmoe_parameters"  # names of the trained parameters in the optimizer's order
-EXPERTS_LEFT_OUT = "mhmoe_experts_left_out"  # marks a crash.pt, which one of several ranks writes by itself
-
 
 def expert_group_of(model):
     """The ExpertGroup over which a model's experts are spread, None when all of them are in this process."""

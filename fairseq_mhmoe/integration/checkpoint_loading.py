@@ -7,7 +7,6 @@
 * Evaluation within a job of several processes builds models with all experts, unless it asked for spread ones.
 """
 
-import re
 from contextlib import contextmanager
 
 from fairseq import checkpoint_utils, trainer
@@ -15,16 +14,15 @@ from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.file_io import PathManager
 from omegaconf import OmegaConf
 
+from fairseq_mhmoe.checkpoint.converting import PARAMETERS, expert_names
 from fairseq_mhmoe.checkpoint.layout import put_experts, slice_experts, take_experts
 from fairseq_mhmoe.checkpoint.manifest import checked_reference
-from fairseq_mhmoe.checkpoint.reading import load, read_experts
+from fairseq_mhmoe.checkpoint.reading import check_has_experts, load, read_experts
 from fairseq_mhmoe.checkpoint.writing import REFERENCE
 from fairseq_mhmoe.integration import checkpoint_contents as contents
 from fairseq_mhmoe.integration import resume
 from fairseq_mhmoe.integration.hooks import wrap
 from fairseq_mhmoe.moe import parallel
-
-EXPERT_STACK = re.compile(r"(^|\.)experts\.")
 
 _readers = []  # who reads, innermost last
 
@@ -47,13 +45,9 @@ def load_checkpoint_to_cpu(original, path, arg_overrides=None, load_on_all_ranks
     if PathManager.path_requires_pathmanager(path):
         return original(path, arg_overrides, load_on_all_ranks)
     state = load(path)
+    check_has_experts(path, state)
     reference = checked_reference(path, state)
     state.pop(REFERENCE, None)
-    if state.get(contents.EXPERTS_LEFT_OUT):
-        raise ValueError(
-            f"{path} holds no experts: it was written by one of several processes, for looking into an error; "
-            "load the last complete checkpoint of its folder"
-        )
     state = in_fairseqs_form(state, arg_overrides)
     read = _readers[-1] if _readers else read_everything
     return read(state, path, reference)
@@ -95,7 +89,7 @@ def read_rows(state, path, reference, group, names, order=()):
     """
     if reference is not None:
         return put_experts(state, read_experts(path, reference, group.rank, group.size))
-    order = state.get(contents.PARAMETERS, order)
+    order = state.get(PARAMETERS, order)
     rest, experts = take_experts(state, names, contents.numbers_of(names, order))
     return put_experts(rest, slice_experts(experts, group.rank, group.size))
 
@@ -155,4 +149,4 @@ def read_for_widest_groups(state, path, reference):
     group = parallel.expert_group(count) if count else parallel.ExpertGroup()
     if group.size == 1:
         return read_everything(state, path, reference)
-    return read_rows(state, path, reference, group, [name for name in state["model"] if EXPERT_STACK.search(name)])
+    return read_rows(state, path, reference, group, expert_names(state))

@@ -14,9 +14,11 @@ from fairseq import checkpoint_utils, trainer
 from fairseq.file_io import PathManager
 
 from fairseq_mhmoe.checkpoint import stages
+from fairseq_mhmoe.checkpoint.converting import PARAMETERS
 from fairseq_mhmoe.checkpoint.folder import new_expert_folder, remove_unnamed_experts
 from fairseq_mhmoe.checkpoint.writing import (
     FOLDER,
+    LEFT_OUT,
     REFERENCE,
     copy_atomically,
     write_dense,
@@ -112,13 +114,13 @@ def state_dict(original, trainer):
     resume.save_average(trainer, state["extra_state"])
     order = contents.optimizer_order(trainer)
     if order is not None:
-        state[contents.PARAMETERS] = order
+        state[PARAMETERS] = order
     if contents.expert_group_of(trainer.get_model()) is None:
         return state
     state, _ = contents.without_experts(trainer, state)
     reference = getattr(trainer, "mhmoe_reference", None)
     if reference is None:
-        state[contents.EXPERTS_LEFT_OUT] = True
+        state[LEFT_OUT] = True
     else:
         state[REFERENCE] = reference
     return state

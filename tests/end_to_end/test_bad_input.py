@@ -58,14 +58,28 @@ def test_a_checkpoint_of_another_architecture_is_refused(train, folder):
     assert hashes(folder) == before
 
 
-def test_a_damaged_checkpoint_is_refused_by_name(train, folder):
-    path = folder / "checkpoint_last.pt"
+def cut(path):
     path.write_bytes(path.read_bytes()[:1000])
+
+
+def test_training_is_refused_when_no_checkpoint_is_complete(train, folder):
+    for path in folder.glob("checkpoint*.pt"):
+        cut(path)
     before = hashes(folder)
     result = train(folder, max_update=6, max_target_positions=40, check=False)
     assert result.returncode != 0
-    assert "checkpoint_last.pt is not a checkpoint" in last_error(result)
+    assert "checkpoint_last.pt: is cut or damaged" in last_error(result)
     assert hashes(folder) == before
+
+
+def test_a_damaged_checkpoint_is_kept_aside_for_the_last_complete_one(train, folder):
+    cut(folder / "checkpoint_last.pt")
+    damaged = (folder / "checkpoint_last.pt").read_bytes()
+    result = train(folder, max_update=4, max_target_positions=40)
+    assert "checkpoint_last.pt is not complete" in result.output
+    assert f"continuing from {folder}/checkpoint_best.pt instead" in result.output
+    assert [line["num_updates"] for line in result.json_lines("train_inner")] == ["3", "4"]
+    assert (folder / "checkpoint_last.pt.damaged").read_bytes() == damaged
 
 
 def test_evaluation_without_a_checkpoint_says_which(run_program, tiny_data_dir, tmp_path):
