@@ -13,29 +13,33 @@ from fairseq_mhmoe.integration import (
     distributed,
     empty_batches,
     errors,
+    failures,
     gradients,
     precision,
     progress,
     resume,
+    token_checks,
     user_dir,
 )
 
 
 def install():
     """Installs every hook; the package's __init__ calls it before it imports models and tasks."""
-    # errors wraps what distributed has wrapped, and checkpoint_damage what checkpoint_loading has
+    # errors wraps what distributed has wrapped, that what failures has; checkpoint_damage what checkpoint_loading has
     for concern in (
         batches,
         checkpoint_saving,
         checkpoint_loading,
         checkpoint_damage,
         compat,
+        failures,
         distributed,
         empty_batches,
         gradients,
         precision,
         progress,
         resume,
+        token_checks,
         user_dir,
         errors,
     ):

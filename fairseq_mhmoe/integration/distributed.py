@@ -1,22 +1,25 @@
 """Several processes with the stock programs of fairseq 0.12.3.1, on GPUs (nccl) or on the CPU (gloo).
 
-fairseq looks at torchrun's variables only when its own world size, by default the number of GPUs that it sees, is above
-one: on the CPU, and with one GPU per node, R processes would silently train R models into one folder. Elsewhere it
-divides by the number of GPUs, or hands a device number to a wrapper that has no device.
-fairseq-eval-lm prints the share of one process as if it were the whole result, so it runs in one process.
+fairseq looks at a launcher's variables only when its own world size, by default the number of GPUs that it sees, is
+above one: on the CPU, and with one GPU per node, R processes would silently train R models into one folder. Elsewhere
+it divides by the number of GPUs, or hands a device number to a wrapper that has no device, and it knows no time-out.
 """
 
+import functools
 import logging
-import os
+from datetime import timedelta
+from pathlib import Path
 
 import torch
-from fairseq import models
+import torch.distributed as dist
+from fairseq import models, utils
 from fairseq.distributed import utils as distributed_utils
 
 from fairseq_mhmoe.integration.hooks import wrap
+from fairseq_mhmoe.integration.launchers import find_place
 
-TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 CPU_BACKENDS = ("legacy_ddp", "no_c10d")
+TIMEOUT = 600  # --moe-timeout's default, for programs and models without that option
 
 logger = logging.getLogger(__name__)
 
@@ -24,62 +27,114 @@ logger = logging.getLogger(__name__)
 def install():
     """Installs the hooks of this file."""
     wrap(distributed_utils, "call_main", call_main)
+    wrap(distributed_utils, "distributed_init", distributed_init)
+    wrap(distributed_utils, "all_gather_list", all_gather_list)
     wrap(models, "DistributedFairseqModel", check_ddp_backend)
 
 
+def program_of(main):
+    """Which program of fairseq a main function belongs to: "train", "eval_lm", ...; None for others."""
+    path = Path(getattr(getattr(main, "__code__", None), "co_filename", ""))
+    return path.stem if path.parent.name == "fairseq_cli" else None
+
+
 def call_main(original, cfg, main, **kwargs):
-    """Starts a program of fairseq as one rank of the job that torchrun started, if it did."""
-    if main.__module__ == "fairseq_cli.eval_lm":
+    """Starts a program of fairseq as one rank of the job that a launcher started, if one did.
+
+    Raises:
+        ValueError: a program that can't run in several processes, or the launcher's variables are incomplete.
+    """
+    place, program = find_place(), program_of(main)
+    if place is not None and place.world_size > 1 and program == "interactive":
+        raise ValueError(
+            f"fairseq-interactive answers one person, and {place.launcher} started {place.world_size} processes: "
+            "start it without the launcher"
+        )
+    if place is not None and cfg.distributed_training.distributed_init_method is None:
+        join(cfg, place)
+    if program == "eval_lm" and cfg.distributed_training.distributed_init_method is None:
         evaluate_in_one_process(cfg)
-    elif launched_by_torchrun() and cfg.distributed_training.distributed_init_method is None:
-        join_torchrun(cfg)
     return original(cfg, main, **kwargs)
 
 
-def launched_by_torchrun():
-    """True when this process is one that torchrun started."""
-    return all(name in os.environ for name in TORCHRUN_VARIABLES)
-
-
-def join_torchrun(cfg):
-    """Writes torchrun's variables into the configuration.
+def join(cfg, place):
+    """Writes this process's place into the configuration.
 
     Raises:
         ValueError: more processes on this machine than GPUs.
     """
     distributed = cfg.distributed_training
-    distributed.distributed_world_size = int(os.environ["WORLD_SIZE"])
-    if distributed.distributed_world_size == 1:
+    distributed.distributed_world_size = place.world_size
+    if place.world_size == 1:
         return
-    local_rank = int(os.environ["LOCAL_RANK"])
     use_cuda = torch.cuda.is_available() and not cfg.common.cpu
-    if use_cuda and local_rank >= torch.cuda.device_count():
-        raise ValueError(
-            f"local rank {local_rank}, but this machine has {torch.cuda.device_count()} GPUs: start torchrun with "
-            f"--nproc-per-node {torch.cuda.device_count()} or fewer, or train on the CPU with --cpu"
-        )
-    distributed.distributed_init_method = "env://"
-    distributed.distributed_rank = int(os.environ["RANK"])
+    distributed.device_id = device_of(place) if use_cuda else 0
+    distributed.distributed_init_method = place.init_method
+    distributed.distributed_rank = place.rank
     distributed.distributed_no_spawn = True
-    distributed.device_id = local_rank if use_cuda else 0
-    if not use_cuda:
-        distributed.distributed_backend = "gloo"
+    distributed.distributed_backend = distributed.distributed_backend if use_cuda else "gloo"
+
+
+def device_of(place):
+    """The number of a process's GPU."""
+    count = torch.cuda.device_count()
+    if place.local_rank < count:
+        return place.local_rank
+    if count == 1 and place.launcher != "torchrun":
+        return 0  # Slurm may show each task its own GPU only
+    raise ValueError(
+        f"local rank {place.local_rank}, but this machine has {count} GPUs: start {count} processes or fewer on each "
+        f"machine (torchrun --nproc-per-node {count}), or train on the CPU with --cpu"
+    )
 
 
 def evaluate_in_one_process(cfg):
-    """Keeps fairseq-eval-lm to one process.
+    """Without a launcher, fairseq would start one process per GPU, and each would print its share as the result."""
+    if cfg.distributed_training.distributed_world_size > 1:
+        logger.info("evaluating in one process; start fairseq-eval-lm with torchrun to use several GPUs")
+        cfg.distributed_training.distributed_world_size = 1
+
+
+def timeout_of(cfg):
+    """Seconds that a rank waits for others."""
+    return getattr(getattr(cfg, "model", None), "moe_timeout", TIMEOUT)
+
+
+def distributed_init(original, cfg, *args, **kwargs):
+    """Joins the process group, with a time-out, on this rank's own GPU.
 
     Raises:
-        ValueError: torchrun started several.
+        ValueError: --moe-timeout is not above zero.
     """
-    if launched_by_torchrun() and int(os.environ["WORLD_SIZE"]) > 1:
-        raise ValueError(
-            f"fairseq-eval-lm does not add up results over processes, and torchrun started {os.environ['WORLD_SIZE']}: "
-            "start it without torchrun"
-        )
-    if cfg.distributed_training.distributed_world_size > 1:
-        logger.info("evaluating in one process: fairseq-eval-lm does not add up results over processes")
-        cfg.distributed_training.distributed_world_size = 1
+    seconds = timeout_of(cfg)
+    if seconds <= 0:
+        raise ValueError(f"--moe-timeout {seconds}; expected a number of seconds above 0, for example {TIMEOUT}")
+    if torch.cuda.is_available() and not cfg.common.cpu:
+        torch.cuda.set_device(cfg.distributed_training.device_id)
+    given = functools.partial(with_timeout, timedelta(seconds=seconds))
+    # groups that fairseq and the experts make later wait no longer than the first one
+    dist.init_process_group, dist.new_group = given(dist.init_process_group), given(dist.new_group)
+    return original(cfg, *args, **kwargs)
+
+
+def with_timeout(timeout, function):
+    """A function of torch.distributed whose `timeout` is given unless the caller gives one."""
+    function = getattr(function, "mhmoe_original", function)
+
+    @functools.wraps(function)
+    def timed(*args, **kwargs):
+        return function(*args, **{"timeout": timeout, **kwargs})
+
+    timed.mhmoe_original = function
+    return timed
+
+
+def all_gather_list(_original, data, group=None, max_size=None):
+    """Every rank's `data`, in a list: on the CPU too, and of any size (fairseq's buffers are CUDA's and 16 KiB)."""
+    group = group or distributed_utils.get_global_group()
+    gathered = [None] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, utils.move_to_cpu(data), group=group)
+    return gathered
 
 
 def check_ddp_backend(original, args, model, process_group, device, **kwargs):

@@ -1,17 +1,20 @@
 """Errors of users as one line, for the programs of fairseq 0.12.3.1, which would print their whole traceback.
 
-What this package refuses (a ValueError that it raises itself), numbers that are not finite, and a checkpoint that does
-not fit the model end a program with one line and status 1. LOGLEVEL=DEBUG shows the traceback. Everything else is a
-defect, and its traceback is wanted.
+What this package refuses (a ValueError or OSError that it raises itself), numbers that are not finite, and a checkpoint
+that does not fit the model end a program with one line and status 1. LOGLEVEL=DEBUG shows the traceback. Everything
+else is a defect, and its traceback is wanted. In several processes each line starts with the rank.
 """
 
 import os
 import sys
 from pathlib import Path
 
+import torch.distributed as dist
 from fairseq.distributed import utils as distributed_utils
 
+from fairseq_mhmoe.integration.failures import describe
 from fairseq_mhmoe.integration.hooks import wrap
+from fairseq_mhmoe.integration.launchers import find_place
 
 PACKAGE = Path(__file__).resolve().parents[1]
 OTHER_ARCHITECTURE = "please ensure that the architectures match"
@@ -35,12 +38,26 @@ def call_main_readably(original, cfg, main, **kwargs):
     try:
         return original(cfg, main, **kwargs)
     except Exception as error:
-        message = message_for_users(error)
-        if message is None or os.environ.get("LOGLEVEL", "").upper() == "DEBUG":
-            raise
+        message, rank = message_for_users(error), rank_prefix()
         sys.stdout.flush()
-        print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr, flush=True)
+        if message is None or os.environ.get("LOGLEVEL", "").upper() == "DEBUG":
+            if rank:
+                print(f"{rank}{describe(error)}", file=sys.stderr, flush=True)
+            raise
+        layer = f"{error.layer}: " if getattr(error, "layer", "") else ""
+        print(f"{rank}{Path(sys.argv[0]).name}: error: {layer}{message}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
+
+
+def rank_prefix():
+    """ "rank 1: " in a job of several processes, else nothing."""
+    if dist.is_initialized():
+        return f"rank {dist.get_rank()}: " if dist.get_world_size() > 1 else ""
+    try:
+        place = find_place()
+    except ValueError:  # perhaps the very error that is to be printed
+        return ""
+    return f"rank {place.rank}: " if place is not None and place.world_size > 1 else ""
 
 
 def message_for_users(error):
@@ -50,7 +67,7 @@ def message_for_users(error):
         return text if ":" in text else f"{text}: {NOT_FINITE}"
     if OTHER_ARCHITECTURE in str(error):
         return str(error)
-    if isinstance(error, ValueError) and raised_here(error):
+    if isinstance(error, (ValueError, OSError)) and raised_here(error):
         return str(error)
     return None
 

@@ -7,10 +7,14 @@ from .launcher import describe, program_ranks, train_words
 
 @pytest.fixture(scope="session")
 def train_ranks(tiny_data_dir):
-    """train_ranks(save_dir, processes=2, check=True, **options): fairseq-train in forked ranks -> list of Ended."""
+    """train_ranks(save_dir, processes=2, check=True, **options): fairseq-train in forked ranks -> list of Ended.
 
-    def start(save_dir, processes=2, check=True, **options):
-        ended = program_ranks("fairseq-train", train_words(tiny_data_dir, save_dir, **options), processes)
+    `data`, `before`, `seconds` and `environment` are as in launcher.program_ranks.
+    """
+
+    def start(save_dir, processes=2, check=True, data=tiny_data_dir, **options):
+        job = {name: options.pop(name) for name in ("before", "seconds", "environment") if name in options}
+        ended = program_ranks("fairseq-train", train_words(data, save_dir, **options), processes, **job)
         if check:
             assert all(rank.status == 0 for rank in ended), describe(ended)
         return ended

@@ -172,14 +172,15 @@ def python_ranks(function, processes=2, arguments=(), seconds=60, env=None):
         return [pickle.loads(Path(folder, str(rank)).read_bytes()) for rank in range(processes)]
 
 
-def program_ranks(program, words, processes=2, seconds=120, environment=torchrun_environment):
+def program_ranks(program, words, processes=2, seconds=120, environment=torchrun_environment, before=None):
     """A program of fairseq in several ranks -> list of Ended, one a rank.
 
     Args:
         program: "fairseq-train", ...
         environment: f(rank, processes, port) -> the launcher's variables; torchrun's by default.
+        before: f(), of a module that can be imported, called in each rank before the program starts.
     """
-    call = (_program, (program, [str(word) for word in words]))
+    call = (_program, (program, [str(word) for word in words], before))
     return fork_ranks(call, processes, seconds, lambda rank, port: environment(rank, processes, port), bare=True)
 
 
@@ -216,7 +217,7 @@ def fork_ranks(call, processes, seconds, environment, bare=False):
 def server():
     """The context whose processes are forks of one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "torch", "fairseq_mhmoe", *PROGRAMS.values()])
+    context.set_forkserver_preload(["pytest", "torch._dynamo", "fairseq_mhmoe", *PROGRAMS.values()])
     kept = {name: os.environ.get(name) for name in QUIET}
     os.environ.update(QUIET)
     try:
@@ -245,9 +246,11 @@ def _joined_call(function, arguments, folder, seconds):
     dist.destroy_process_group()
 
 
-def _program(program, words):
+def _program(program, words, before):
     # as each program does it when it is the first to import fairseq
     form = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
     logging.basicConfig(format=form, datefmt="%Y-%m-%d %H:%M:%S", level=logging.INFO, stream=sys.stdout, force=True)
     sys.argv = [program, *words]
+    if before is not None:
+        before()
     import_module(PROGRAMS[program]).cli_main()

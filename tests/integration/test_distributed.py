@@ -1,5 +1,7 @@
-"""Joining the job that torchrun started, without starting one; tests/end_to_end does that."""
+"""Joining the job that a launcher started, without starting one; tests/distributed does that."""
 
+import datetime
+import importlib
 import types
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from fairseq import models
 
 from fairseq_mhmoe.integration import distributed
+from fairseq_mhmoe.integration.launchers import TORCHRUN_VARIABLES, Place
 
 
 @pytest.fixture
@@ -32,16 +35,13 @@ def torchrun(monkeypatch):
         for name, value in {**values, "MASTER_PORT": 29500}.items():
             monkeypatch.setenv(name, str(value))
 
-    for name in distributed.TORCHRUN_VARIABLES:
+    for name in TORCHRUN_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     return start
 
 
-def call(cfg, module="fairseq_cli.train"):
-    def main(cfg):
-        raise AssertionError("only the hook is called")
-
-    main.__module__ = module
+def call(cfg, program="train"):
+    main = importlib.import_module(f"fairseq_cli.{program}").main  # only the hook is called
     received = []
     distributed.call_main(lambda cfg, main: received.append(cfg), cfg, main)
     return received[0].distributed_training
@@ -90,15 +90,44 @@ def test_an_own_init_method_is_left_alone(cfg, torchrun):
     assert call(cfg).distributed_rank == 0
 
 
-def test_eval_lm_on_a_machine_with_gpus_runs_in_one_process(cfg, torchrun):
+def test_eval_lm_without_a_launcher_runs_in_one_process(cfg, torchrun):
     cfg.distributed_training.distributed_world_size = 8
-    assert call(cfg, "fairseq_cli.eval_lm").distributed_world_size == 1
+    assert call(cfg, "eval_lm").distributed_world_size == 1
 
 
-def test_eval_lm_in_several_processes_is_refused(cfg, torchrun):
+def test_eval_lm_joins_as_training_does(cfg, torchrun):
+    torchrun(rank=1, world_size=2)
+    assert call(cfg, "eval_lm").distributed_rank == 1
+
+
+def test_a_conversation_in_several_processes_is_refused(cfg, torchrun):
     torchrun(rank=0, world_size=2)
-    with pytest.raises(ValueError, match="torchrun started 2: start it without torchrun"):
-        call(cfg, "fairseq_cli.eval_lm")
+    with pytest.raises(ValueError, match="torchrun started 2 processes: start it without"):
+        call(cfg, "interactive")
+
+
+def test_a_single_visible_gpu_is_the_task_s_own_under_slurm():
+    place = Place("Slurm", rank=5, world_size=8, local_rank=1, init_method="tcp://node:1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "device_count", lambda: 1)
+        assert distributed.device_of(place) == 0
+
+
+def test_a_time_out_is_given_unless_the_caller_has_one():
+    received = []
+    ten, two = datetime.timedelta(seconds=10), datetime.timedelta(seconds=2)
+    timed = distributed.with_timeout(ten, lambda *args, **kwargs: received.append((args, kwargs["timeout"])))
+    timed([0, 1])
+    timed([0], timeout=two)
+    distributed.with_timeout(two, timed)()  # a second job in one process
+    assert received == [(([0, 1],), ten), (([0],), two), ((), two)]
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0])
+def test_a_time_out_that_is_not_positive_is_refused(cfg, seconds):
+    cfg.model = types.SimpleNamespace(moe_timeout=seconds)
+    with pytest.raises(ValueError, match="--moe-timeout.*above 0"):
+        distributed.distributed_init(None, cfg)
 
 
 @pytest.mark.parametrize("backend", ["pytorch_ddp", "c10d", "fully_sharded", "slowmo"])

@@ -52,3 +52,16 @@ def test_debugging_shows_every_traceback(monkeypatch):
 
 def test_a_message_with_its_own_remedy_gets_no_other():
     assert message_for_users(FloatingPointError("float16 overflowed: use --bf16")) == "float16 overflowed: use --bf16"
+
+
+def test_in_several_processes_a_line_starts_with_the_rank(capsys, monkeypatch):
+    for name, value in dict(RANK=1, WORLD_SIZE=2, LOCAL_RANK=1, MASTER_ADDR="localhost", MASTER_PORT=29500).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("LOGLEVEL", raising=False)
+    with pytest.raises(SystemExit):
+        call_main_readably(refuse, None, None)
+    with pytest.raises(ValueError):
+        call_main_readably(fail_elsewhere, None, None)
+    user, defect = capsys.readouterr().err.splitlines()
+    assert user.startswith("rank 1: ") and "error: MoE layer: top_k=5" in user
+    assert defect == "rank 1: ValueError: a defect"
