@@ -1,13 +1,11 @@
 """A training stopped and continued on the same number of ranks is the training that was never stopped, bit for bit."""
 
-import hashlib
-
 import pytest
 import torch
 
 from fairseq_mhmoe.checkpoint.reading import load_merged, reference_of
 
-from .watched_training import numbers, train_watched
+from .watched_training import digest, numbers, train_watched
 
 # several batches per update, a stop within an epoch and between two updates of the average
 SETTINGS = dict(
@@ -29,16 +27,6 @@ PRECISION = {
     "bfloat16": {"bf16": True, "ema_fp32": True},
     "memory-efficient bfloat16": {"memory_efficient_bf16": True, "bf16": True},
 }
-
-
-def digest(value):
-    """{path: hash of the bytes} of every tensor and number in a nested state."""
-    if isinstance(value, dict):
-        return {f"{key}.{path}": h for key, item in value.items() for path, h in digest(item).items()}
-    if isinstance(value, list | tuple):
-        return digest(dict(enumerate(value)))
-    content = value.contiguous().view(torch.uint8).numpy().tobytes() if torch.is_tensor(value) else repr(value).encode()
-    return {"": hashlib.sha256(content).hexdigest()}
 
 
 @pytest.fixture(

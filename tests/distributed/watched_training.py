@@ -1,10 +1,12 @@
 """fairseq-train in forked ranks, with exact numbers of every update, or with a file-size limit on one rank."""
 
+import hashlib
 import json
 import os
 import resource
 import sys
 
+import torch
 from fairseq import checkpoint_utils
 from fairseq.trainer import Trainer
 from fairseq_cli.train import cli_main
@@ -32,6 +34,16 @@ def numbers(path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len({update for update, _, _ in lines}) == len(lines), "an update was made twice"
     return {update: (loss, norm) for update, loss, norm in lines}
+
+
+def digest(value):
+    """{path: hash of the bytes} of every tensor and number in a nested state."""
+    if isinstance(value, dict):
+        return {f"{key}.{path}": h for key, item in value.items() for path, h in digest(item).items()}
+    if isinstance(value, list | tuple):
+        return digest(dict(enumerate(value)))
+    content = value.contiguous().view(torch.uint8).numpy().tobytes() if torch.is_tensor(value) else repr(value).encode()
+    return {"": hashlib.sha256(content).hexdigest()}
 
 
 def _train(words, watch):
