@@ -13,6 +13,7 @@ from fairseq_mhmoe.integration import (
     distributed,
     empty_batches,
     errors,
+    evaluation,
     failures,
     gradients,
     precision,
@@ -25,7 +26,7 @@ from fairseq_mhmoe.integration import (
 
 def install():
     """Installs every hook; the package's __init__ calls it before it imports models and tasks."""
-    # errors wraps what distributed has wrapped, that what failures has; checkpoint_damage what checkpoint_loading has
+    # a program starts through errors, distributed, evaluation and failures, in this order: the last wraps first
     for concern in (
         batches,
         checkpoint_saving,
@@ -33,6 +34,7 @@ def install():
         checkpoint_damage,
         compat,
         failures,
+        evaluation,
         distributed,
         empty_batches,
         gradients,

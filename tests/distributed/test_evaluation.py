@@ -1,0 +1,87 @@
+"""fairseq-eval-lm and fairseq-validate print what one process prints, however many there are."""
+
+import re
+
+import pytest
+
+from .launcher import describe, program_ranks
+
+EVALUATION = ["--user-dir", "fairseq_mhmoe", "--cpu", "--num-workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(train_ranks, tmp_path_factory):
+    """A checkpoint of two processes, which spread the 4 experts."""
+    folder = tmp_path_factory.mktemp("trained")
+    train_ranks(folder, max_update=5, disable_validation=True, max_target_positions=512)
+    return folder / "checkpoint_last.pt"
+
+
+@pytest.fixture
+def evaluate(checkpoint, tiny_data_dir):
+    def run(program, *words, processes):
+        words = [tiny_data_dir, *EVALUATION, "--task", "gpt", "--path", checkpoint, *words]
+        return program_ranks(program, words, processes)
+
+    return run
+
+
+def result_of(ended):
+    """Loss and perplexity that exactly one rank, the first, has printed."""
+    assert all(rank.status == 0 for rank in ended), describe(ended)
+    printed = [re.findall(r"Loss \(base 2\): ([\d.]+), Perplexity: ([\d.]+)", rank.output) for rank in ended]
+    assert [len(lines) for lines in printed] == [1] + [0] * (len(ended) - 1)
+    [tokens] = re.findall(r"Evaluated ([\d,]+) tokens", ended[0].output)
+    return *printed[0][0], tokens
+
+
+@pytest.mark.parametrize(
+    "words, processes",
+    [
+        (["--tokens-per-sample", 64, "--batch-size", 8], [2, 3]),
+        (["--tokens-per-sample", 64, "--batch-size", 8, "--context-window", 32, "--softmax-batch", 40], [2]),
+        (["--sample-break-mode", "eos", "--tokens-per-sample", 512, "--batch-size", 12], [4]),  # 3 batches
+    ],
+)
+def test_eval_lm_prints_the_result_of_one_process(words, processes, evaluate):
+    expected = result_of(evaluate("fairseq-eval-lm", *words, processes=1))
+    for count in processes:
+        assert result_of(evaluate("fairseq-eval-lm", *words, processes=count)) == expected
+
+
+def test_the_experts_are_spread(evaluate):
+    def parameters(processes):
+        ended = evaluate("fairseq-eval-lm", "--tokens-per-sample", 512, processes=processes)
+        return int(re.search(r"num. model params: ([\d,]+)", ended[0].output)[1].replace(",", ""))
+
+    one_expert = 2 * 24 * 16
+    assert parameters(1) - parameters(2) >= 2 * one_expert
+
+
+def test_eval_lm_refuses_what_one_process_only_can_do(evaluate):
+    ended = evaluate("fairseq-eval-lm", "--output-word-probs", processes=2)
+    assert all(rank.status != 0 for rank in ended)
+    assert "fairseq-eval-lm with --output-word-probs works in one process, and there are 2: start" in ended[0].output
+
+
+def test_validate_prints_the_numbers_of_one_process(checkpoint, tiny_data_dir):
+    def validate(processes):
+        words = [
+            tiny_data_dir,
+            *EVALUATION,
+            "--task",
+            "gpt",
+            "--path",
+            checkpoint,
+            "--batch-size",
+            40,
+            "--log-format",
+            "json",
+        ]
+        ended = program_ranks("fairseq-validate", words, processes)
+        assert all(rank.status == 0 for rank in ended), describe(ended)
+        printed = [re.findall(r"^.*\| valid \| (\{.*\})$", rank.output, re.MULTILINE) for rank in ended]
+        assert [len(lines) for lines in printed] == [1] + [0] * (processes - 1)
+        return printed[0]
+
+    assert validate(2) == validate(1)
