@@ -20,3 +20,11 @@ def train_ranks(tiny_data_dir):
         return ended
 
     return start
+
+
+@pytest.fixture(scope="session")
+def spread_checkpoint(train_ranks, tmp_path_factory):
+    """A checkpoint of two processes, which spread the 4 experts; the model takes 512 tokens."""
+    folder = tmp_path_factory.mktemp("spread")
+    train_ranks(folder, max_update=5, disable_validation=True, max_target_positions=512)
+    return folder / "checkpoint_last.pt"

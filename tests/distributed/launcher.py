@@ -137,6 +137,18 @@ def torchrun_environment(rank, processes, port):
     return {**{name: str(value) for name, value in names.items()}, **master(port)}
 
 
+def slurm_environment(rank, processes, port):
+    """What srun tells a task, and the place to meet, which the job script sets."""
+    names = dict(PROCID=rank, NTASKS=processes, STEP_NUM_TASKS=processes, LOCALID=rank, JOB_ID=17, STEP_ID=0)
+    return {**{f"SLURM_{name}": str(value) for name, value in names.items()}, **master(port)}
+
+
+def open_mpi_environment(rank, processes, port):
+    """What mpirun tells a process, and the place to meet, which the job script sets."""
+    names = dict(RANK=rank, SIZE=processes, LOCAL_RANK=rank)
+    return {**{f"OMPI_COMM_WORLD_{name}": str(value) for name, value in names.items()}, **master(port)}
+
+
 def master(port):
     """Where the ranks meet."""
     return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
