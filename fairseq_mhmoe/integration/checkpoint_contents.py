@@ -46,10 +46,15 @@ def optimizer_order(trainer):
             return None
         # the optimizer steps on float32 copies
         names = {id(copy): names[id(own)] for own, copy in zip(optimizer.fp16_params, optimizer.fp32_params)}
-    numbered = [parameter for group in optimizer.optimizer.param_groups for parameter in group["params"]]
+    numbered = parameters_of(optimizer.optimizer)
     if len(numbered) != len(names):
         return None
     return [names[id(parameter)] for parameter in numbered]
+
+
+def parameters_of(optimizer):
+    """The parameters of a torch optimizer by their number; none for a composite one, which has no such order."""
+    return [parameter for group in getattr(optimizer, "param_groups", ()) for parameter in group["params"]]
 
 
 def numbers_of(names, order):

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from fairseq_mhmoe.checkpoint.converting import PARAMETERS, expert_names
 from fairseq_mhmoe.checkpoint.layout import put_experts, slice_experts, take_experts
 from fairseq_mhmoe.checkpoint.manifest import checked_reference
-from fairseq_mhmoe.checkpoint.reading import check_has_experts, load, read_experts
+from fairseq_mhmoe.checkpoint.reading import check_has_experts, load, read_experts, reference_of
 from fairseq_mhmoe.checkpoint.writing import REFERENCE
 from fairseq_mhmoe.integration import checkpoint_contents as contents
 from fairseq_mhmoe.integration import resume
@@ -31,6 +31,7 @@ def install():
     """Installs the hooks of this file."""
     wrap(checkpoint_utils, "load_checkpoint_to_cpu", load_checkpoint_to_cpu)
     wrap(checkpoint_utils, "load_model_ensemble_and_task", load_model_ensemble_and_task)
+    wrap(checkpoint_utils, "load_ema_from_checkpoint", load_average)
     wrap(trainer.Trainer, "load_checkpoint", load_into_trainer)
 
 
@@ -132,6 +133,17 @@ def differences(error):
     lines = [line.strip() for line in str(error).splitlines()]
     text = " ".join(line for line in lines if line) or type(error).__name__
     return text if len(text) <= 1000 else f"{text[:1000]} ..."
+
+
+def load_average(original, fpath):
+    """Reads the average of weights of a single file (--ema-seed-model).
+
+    Raises:
+        ValueError: the experts are in files of their own, which this function of fairseq would leave out.
+    """
+    if not PathManager.path_requires_pathmanager(fpath) and reference_of(fpath) is not None:
+        raise ValueError(f"{fpath} has its experts in other files: make one file of it with mhmoe-checkpoint merge")
+    return original(fpath)
 
 
 def load_model_ensemble_and_task(original, *args, **kwargs):

@@ -7,7 +7,6 @@ Files are written through to the disk before they get their name, copies (checkp
 and an error on any rank ends all of them with its message.
 """
 
-import shutil
 from pathlib import Path
 
 from fairseq import checkpoint_utils, trainer
@@ -82,7 +81,7 @@ def write_experts(cfg, trainer):
     """Writes the experts of all ranks into a new folder -> its reference on rank 0, None elsewhere and when P = 1.
 
     Raises:
-        OSError: on every rank: rank, file and reason; the folder is gone.
+        OSError: on every rank: rank, file and reason. The folder stays; no checkpoint names it.
     """
     group = contents.expert_group_of(trainer.get_model())
     if group is None:
@@ -97,14 +96,23 @@ def write_experts(cfg, trainer):
             problem = f"rank {group.world_rank}: {error}"
     entries, problems = zip(*of_all_ranks((entry, problem)))
     problems = [problem for problem in problems if problem]
-    if not problems and group.world_rank == 0:
-        description = {"num_updates": updates}
-        return write_manifest(folder, [entry for entry in entries if entry], description)
     if problems:
-        if group.world_rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
         raise OSError(f"no checkpoint was written, and none was changed: {'; '.join(problems)}")
-    return None
+    if group.world_rank > 0:
+        return None
+    entries = [entry for entry in entries if entry]
+    check_that_files_are_shared(folder, entries)
+    return write_manifest(folder, entries, {"num_updates": updates})
+
+
+def check_that_files_are_shared(folder, entries):
+    """Raises OSError if the other ranks wrote to disks of their own."""
+    for entry in entries:
+        if not (folder / entry["file"]).exists():
+            raise OSError(
+                f"rank 0 does not see {folder / entry['file']}, which another rank wrote: --save-dir must be on "
+                "storage that all processes share"
+            )
 
 
 def state_dict(original, trainer):

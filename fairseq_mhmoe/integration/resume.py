@@ -9,6 +9,7 @@ import logging
 
 from fairseq.optim import FP16Optimizer, MemoryEfficientFP16Optimizer
 
+from fairseq_mhmoe.integration.checkpoint_contents import parameters_of
 from fairseq_mhmoe.integration.hooks import wrap
 
 MASTER_WEIGHTS = "master_weights"
@@ -57,7 +58,7 @@ def master_weights(optimizer):
     stepped = optimizer.optimizer
     if not isinstance(optimizer, FP16Optimizer) or hasattr(stepped, "consolidate_state_dict"):
         return []
-    return [weights for group in stepped.param_groups for weights in group["params"]]
+    return parameters_of(stepped)
 
 
 def fit_to(state, trainer):

@@ -30,9 +30,10 @@ from .watched_training import digest
 
 UPDATES = 8
 SHARE_IN_SAVES = 0.75  # of the kills that are planned
-PAUSE = 0.03  # seconds at each stage of a save
+PAUSE = 0.06  # seconds at each stage of a save
 SECONDS = 120  # for one start
 GRACE = 30  # for ranks whose neighbour was killed to end by themselves
+GRACE_AT_START = 2  # the same while the ranks look for each other: then torchrun would end them, forks wait
 ALL = -1
 
 STAGES = ("save", "shard", "fsync", "rename", "manifest", "dense", "commit", "copies", "clean")
@@ -43,9 +44,9 @@ COMPARED_EXTRA = ("ema", "train_iterator", "val_loss", "best")
 
 @dataclass
 class Plan:
-    """A kill: at the `nth` time that rank `watched` reaches `stage`, or without a stage after `delay` seconds."""
+    """A kill `delay` seconds after rank `watched` came to `stage` for the `nth` time, or without one after the start."""
 
-    victim: int  # a rank, or ALL
+    victim: int  # a rank, not always the one that is watched, or ALL
     watched: int = 0
     stage: str = ""
     nth: int = 1
@@ -56,7 +57,8 @@ class Plan:
 class Run:
     """What happened to one training."""
 
-    kills: list = field(default_factory=list)  # {"victim", "stage": where it was, "" outside of a save, "planned"}
+    # {"victim", "stage": where the watched rank was, "" outside of a save, "planned"}
+    kills: list = field(default_factory=list)
     starts: int = 0
     lingered: int = 0  # ranks that had to be ended after their neighbour was killed
     differences: list = field(default_factory=list)
@@ -93,9 +95,9 @@ def make_plan(rng, processes, duration):
     victim = rng.choice([*range(processes), ALL])
     if rng.random() >= SHARE_IN_SAVES:
         return Plan(victim, delay=rng.uniform(0, duration))
-    watched = rng.randrange(processes) if victim == ALL else victim
-    stage = rng.choice(STAGES if watched == 0 else STAGES_OF_OTHERS)
-    return Plan(victim, watched, stage, rng.randint(1, 3), rng.uniform(0, PAUSE))
+    stage = rng.choice(STAGES)
+    watched = rng.randrange(processes) if stage in STAGES_OF_OTHERS else 0
+    return Plan(victim, watched, stage, rng.randint(1, 3), rng.uniform(0, PAUSE / 3))
 
 
 def stages_reached(log):
@@ -139,7 +141,10 @@ def train_until_the_end(new_job, folder, rng, processes, duration, most_kills):
             plan = make_plan(rng, processes, duration) if len(run.kills) < most_kills else None
             if plan is not None and wait_for(plan, job, log):
                 kill(plan, job, log, run)
-                run.lingered += job.wait(GRACE)
+                started = bool(stages_reached(log))
+                lingered = job.wait(GRACE if started else GRACE_AT_START)
+                run.lingered += lingered if started else 0
+                job.end()
                 run.half_checkpoints += half_checkpoints(folder / "run")
                 continue
             job.wait(SECONDS)

@@ -141,3 +141,10 @@ def test_models_for_use_hold_all_experts(make_trainer, train):
     (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(path)])
     expected = trainer.get_model().state_dict()
     assert all(torch.equal(weights, expected[name]) for name, weights in model.state_dict().items())
+
+
+def test_the_average_of_a_sharded_checkpoint_is_not_read_in_part(tmp_path):
+    reference = {"format": 1, "folder": "experts/u00000001-00000000", "manifest_sha256": "0" * 64}
+    path = write(tmp_path / "sharded.pt", {"mhmoe_experts": reference, "extra_state": {"ema": {}}})
+    with pytest.raises(ValueError, match="sharded.pt has its experts in other files.*mhmoe-checkpoint merge"):
+        checkpoint_utils.load_ema_from_checkpoint(path)

@@ -10,6 +10,8 @@ from fairseq.file_io import PathManager
 
 from fairseq_mhmoe.checkpoint import reading, writing
 from fairseq_mhmoe.checkpoint.stages import STAGES
+from fairseq_mhmoe.integration import checkpoint_contents
+from fairseq_mhmoe.integration.checkpoint_saving import check_that_files_are_shared
 
 
 def load(trainer, name="checkpoint_last.pt"):
@@ -69,8 +71,6 @@ def test_the_state_of_one_of_several_ranks_is_marked(make_trainer, tmp_path):
 
 def test_experts_beside_the_file_make_it_whole(make_trainer, train):
     """A group of two of which this process plays both, one after the other."""
-    from fairseq_mhmoe.integration import checkpoint_contents
-
     whole = make_trainer()
     train(whole, 2)
     path = Path(whole.cfg.checkpoint.save_dir, "checkpoint_last.pt")
@@ -130,3 +130,10 @@ def test_a_save_reports_its_stages(make_trainer, train, monkeypatch, tmp_path):
     stages = [line.split()[1] for line in (tmp_path / "log").read_text().splitlines()]
     alone = [stage for stage in STAGES if stage in ("save", "dense", "commit", "copies", "clean", "saved")]
     assert stages == [stage for stage in alone if stage != "copies"] + alone
+
+
+def test_disks_that_are_not_shared_are_noticed(tmp_path):
+    (tmp_path / "here.pt").touch()
+    check_that_files_are_shared(tmp_path, [{"file": "here.pt"}])
+    with pytest.raises(OSError, match="elsewhere.pt, which another rank wrote: --save-dir must be on storage"):
+        check_that_files_are_shared(tmp_path, [{"file": "here.pt"}, {"file": "elsewhere.pt"}])
