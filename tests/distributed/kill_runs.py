@@ -44,7 +44,7 @@ COMPARED_EXTRA = ("ema", "train_iterator", "val_loss", "best")
 
 @dataclass
 class Plan:
-    """A kill `delay` seconds after rank `watched` came to `stage` for the `nth` time, or without one after the start."""
+    """A kill, `delay` seconds after rank `watched` came to `stage` for the `nth` time or, without one, the start."""
 
     victim: int  # a rank, not always the one that is watched, or ALL
     watched: int = 0

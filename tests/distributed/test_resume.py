@@ -22,27 +22,31 @@ SETTINGS = dict(
     ema_decay=0.9,
     ema_update_freq=2,
 )
-PRECISION = {
-    "float32": {},
-    "bfloat16": {"bf16": True, "ema_fp32": True},
-    "memory-efficient bfloat16": {"memory_efficient_bf16": True, "bf16": True},
+# (ranks, more options)
+CASES = {
+    "float32": (2, {}),
+    "bfloat16": (2, {"bf16": True, "ema_fp32": True}),
+    "memory-efficient bfloat16": (2, {"memory_efficient_bf16": True, "bf16": True}),
+    "two copies of the experts": (4, {"moe_expert_parallel_size": 2}),
 }
+SLOW = ("memory-efficient bfloat16", "two copies of the experts")
 
 
 @pytest.fixture(
-    scope="module",
-    params=["float32", "bfloat16", pytest.param("memory-efficient bfloat16", marks=pytest.mark.slow)],
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CASES]
 )
 def straight_and_resumed(request, tiny_data_dir, tmp_path_factory):
-    """(state, numbers) of 6 updates at once, and of 3 and 3 more, on 2 ranks."""
+    """(state, numbers) of 6 updates at once, and of 3 and 3 more, on the same ranks."""
+    ranks, options = CASES[request.param]
     results = []
     for name, ends in (("straight", [6]), ("resumed", [3, 6])):
         folder = tmp_path_factory.mktemp(name)
         for end in ends:
             train_watched(
-                tiny_data_dir, folder, 2, watch={"numbers": str(folder / "numbers")}, max_update=end,
-                **SETTINGS, **PRECISION[request.param],
+                tiny_data_dir, folder, ranks, watch={"numbers": str(folder / "numbers")}, max_update=end,
+                **SETTINGS, **options,
             )  # fmt: skip
+        assert len(list(folder.glob("experts/u00000006-*/experts-*.pt"))) == 2
         results.append((load_merged(folder / "checkpoint_last.pt"), numbers(folder / "numbers")))
     return results
 
