@@ -28,6 +28,7 @@ check_settings() {
   check_batch
   note_other_batch
   check_experts
+  check_expert_parallel
   check_heads
   check_folders
   stop_on_errors
@@ -119,13 +120,8 @@ note_other_batch() {
 }
 
 check_experts() {
-  local ranks=$((NGPUS * NNODES))
   if ((TOPK > EXPERTS)); then
     complain "TOPK $TOPK is more than EXPERTS $EXPERTS; a token can choose each expert once, take TOPK 1 to $EXPERTS"
-  fi
-  if ((FREQ > 0 && EXPERTS % ranks != 0 && ranks % EXPERTS != 0)); then
-    complain "EXPERTS $EXPERTS does not fit NGPUS x NNODES = $ranks ranks; take a multiple or a divisor of $ranks," \
-      "for example $((EXPERTS < ranks ? ranks : EXPERTS / ranks * ranks))"
   fi
   local layers
   layers=$(option_value --decoder-layers "$(preset_shape 2)")
@@ -133,6 +129,33 @@ check_experts() {
     complain "FREQ $FREQ is more than the $layers layers of $ARCH, so no layer would have experts; take 1 to $layers," \
       "or 0 for a dense model"
   fi
+}
+
+# Experts are spread over P processes, P a divisor of EXPERTS and of their number; fairseq_mhmoe chooses by the same rule.
+check_expert_parallel() {
+  local ranks=$((NGPUS * NNODES)) fitting size
+  if ((FREQ == 0 || ranks == 1)); then
+    return
+  fi
+  fitting=$(common_divisors "$EXPERTS" "$ranks")
+  size=$(option_value --moe-expert-parallel-size "${fitting##* }")
+  if [[ ! $size =~ ^[0-9]+$ || " $fitting " != *" $size "* ]]; then
+    complain "--moe-expert-parallel-size is '$size'; it must divide both EXPERTS $EXPERTS and" \
+      "NGPUS x NNODES = $ranks: take one of ${fitting// /, }, or leave it out for ${fitting##* }"
+    return
+  fi
+  note "P = $size, replicas = $((ranks / size)): each process holds $((EXPERTS / size)) of $EXPERTS experts of a layer"
+}
+
+# The numbers that divide both $1 and $2, in one line.
+common_divisors() {
+  local divisor fitting=()
+  for ((divisor = 1; divisor <= ($1 < $2 ? $1 : $2); divisor++)); do
+    if (($1 % divisor == 0 && $2 % divisor == 0)); then
+      fitting+=("$divisor")
+    fi
+  done
+  printf '%s' "${fitting[*]}"
 }
 
 check_heads() {

@@ -20,7 +20,9 @@ Arguments                                                                       
   BATCH     global batch in sequences; must be a multiple of
             NGPUS x NNODES x UPDATE_FREQ                                         512
   LR        highest learning rate                                                6e-4
-  EXPERTS   experts per MoE layer; a multiple or a divisor of NGPUS x NNODES     8
+  EXPERTS   experts per MoE layer, spread over P processes: the largest number
+            that divides EXPERTS and NGPUS x NNODES (smaller ones by
+            --moe-expert-parallel-size in OPTIONS)                               8
   TOPK      experts chosen per (sub-)token, 1 to EXPERTS                         1
   FREQ      every FREQ-th layer is an MoE layer; 0 = a dense model               2
   OPTIONS   more options for fairseq-train in one string; they come last and win

@@ -47,12 +47,11 @@ def test_trains_and_resumes(tiny_data_dir, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_job(tiny_data_dir, tmp_path):
-    # The balance loss of a batch is not the mean of those of its halves; without it the two must agree.
-    options = f"{SMALL_MHMOE} --moe-gate-loss-wt 0"
-    one = run(1, 1, tmp_path / "one", 8, "1e-3", 4, 2, 2, options, DATA_DIR=tiny_data_dir, UPDATE_FREQ=2)
+    one = run(1, 1, tmp_path / "one", 8, "1e-3", 4, 2, 2, SMALL_MHMOE, DATA_DIR=tiny_data_dir, UPDATE_FREQ=2)
     assert one.returncode == 0, one.stdout + one.stderr
-    two = run(2, 1, tmp_path / "two", 8, "1e-3", 4, 2, 2, options, DATA_DIR=tiny_data_dir, MASTER_PORT=29871)
+    two = run(2, 1, tmp_path / "two", 8, "1e-3", 4, 2, 2, SMALL_MHMOE, DATA_DIR=tiny_data_dir, MASTER_PORT=29871)
     assert two.returncode == 0, two.stdout + two.stderr
+    assert "P = 2, replicas = 1" in two.stderr
     assert losses(two.stdout) == pytest.approx(losses(one.stdout), abs=2e-3)
 
 
