@@ -7,6 +7,7 @@ Files are written through to the disk before they get their name, copies (checkp
 and an error on any rank ends all of them with its message.
 """
 
+import shutil
 from pathlib import Path
 
 from fairseq import checkpoint_utils, trainer
@@ -47,9 +48,11 @@ def save_checkpoint(original, cfg, trainer, epoch_itr, val_loss):
     if cfg.no_save:
         return original(cfg, trainer, epoch_itr, val_loss)
     stages.reached("save")
+    folder, entries = write_experts(cfg, trainer)
     saved, failure = None, None
     try:
-        trainer.mhmoe_reference = write_experts(cfg, trainer)
+        if entries and trainer.is_data_parallel_master:
+            trainer.mhmoe_reference = describe_experts(folder, entries, trainer.get_num_updates())
         saved = original(cfg, trainer, epoch_itr, val_loss)
     except Exception as error:
         failure = error
@@ -78,16 +81,17 @@ def collect(save_dir):
 
 
 def write_experts(cfg, trainer):
-    """Writes the experts of all ranks into a new folder -> its reference on rank 0, None elsewhere and when P = 1.
+    """Writes the experts of all ranks into a new folder -> (folder, entries of the shards); nothing when P = 1.
+
+    Collective, so no rank may leave it early: what goes wrong on one is collected first.
 
     Raises:
-        OSError: on every rank: rank, file and reason. The folder stays; no checkpoint names it.
+        OSError: on every rank: rank, file and reason; the folder is gone.
     """
     group = contents.expert_group_of(trainer.get_model())
     if group is None:
-        return None
-    updates = trainer.get_num_updates()
-    folder = Path(cfg.save_dir, of_all_ranks(new_expert_folder(updates))[0])
+        return None, []
+    folder = Path(cfg.save_dir, of_all_ranks(new_expert_folder(trainer.get_num_updates()))[0])
     entry, problem = None, None
     if group.replica == 0:
         try:
@@ -97,10 +101,18 @@ def write_experts(cfg, trainer):
     entries, problems = zip(*of_all_ranks((entry, problem)))
     problems = [problem for problem in problems if problem]
     if problems:
+        if group.world_rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
         raise OSError(f"no checkpoint was written, and none was changed: {'; '.join(problems)}")
-    if group.world_rank > 0:
-        return None
-    entries = [entry for entry in entries if entry]
+    return folder, [entry for entry in entries if entry]
+
+
+def describe_experts(folder, entries, updates):
+    """Writes the manifest of the shards -> the reference for the checkpoint.
+
+    Raises:
+        OSError: it can't be written, or the other ranks wrote to disks of their own.
+    """
     check_that_files_are_shared(folder, entries)
     return write_manifest(folder, entries, {"num_updates": updates})
 
