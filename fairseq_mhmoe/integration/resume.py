@@ -2,11 +2,13 @@
 
 Stock code forgets: the float32 master weights of half precision (it continues from the rounded ones), the counters
 after which the loss scale grows, and how many updates ago the average of weights (EMA) was last updated. The position
-in the data counts batches of one process, so it means another place when the number of processes R changes.
+in the data counts batches of one process, so it means another place when the number of processes R changes. And a
+training that was complete makes one more update whenever its command is given again.
 """
 
 import logging
 
+from fairseq import checkpoint_utils
 from fairseq.optim import FP16Optimizer, MemoryEfficientFP16Optimizer
 
 from fairseq_mhmoe.integration.checkpoint_contents import parameters_of
@@ -25,6 +27,7 @@ def install():
     for optimizer in (FP16Optimizer, MemoryEfficientFP16Optimizer):
         wrap(optimizer, "state_dict", optimizer_state)
         wrap(optimizer, "load_state_dict", load_optimizer_state)
+    wrap(checkpoint_utils, "load_checkpoint", end_when_complete)
 
 
 def optimizer_state(original, optimizer):
@@ -108,3 +111,13 @@ def restore_average(trainer, extra_state):
     """The inverse, on the state that was loaded; None when nothing was."""
     if trainer.cfg.ema.store_ema and extra_state is not None:
         trainer.ema.update_freq_counter = extra_state.get(EMA_COUNTER, 0)
+
+
+def end_when_complete(original, cfg, trainer, **kwargs):
+    """Loads a training; one that has made its --max-update updates ends there."""
+    loaded = original(cfg, trainer, **kwargs)
+    optimization = trainer.cfg.optimization
+    if 0 < optimization.max_update <= trainer.get_num_updates():
+        logger.info(f"nothing to train: {trainer.get_num_updates()} of {optimization.max_update} updates are made")
+        optimization.max_epoch = -1  # the trainer looks at it next, and goes on while epochs are left
+    return loaded

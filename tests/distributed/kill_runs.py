@@ -11,6 +11,7 @@ verified, so half a checkpoint would be seen before anybody loads it. scripts/to
 import argparse
 import json
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -38,6 +39,7 @@ ALL = -1
 
 STAGES = ("save", "shard", "fsync", "rename", "manifest", "dense", "commit", "copies", "clean")
 STAGES_OF_OTHERS = ("save", "shard", "fsync", "rename")  # rank 0 does the rest
+OLD = re.compile(r"checkpoint_\d+_\d+\.pt")
 COMPARED = ("model", "last_optimizer_state", "mhmoe_parameters")
 COMPARED_EXTRA = ("ema", "train_iterator", "val_loss", "best")
 
@@ -60,7 +62,7 @@ class Run:
     # {"victim", "stage": where the watched rank was, "" outside of a save, "planned"}
     kills: list = field(default_factory=list)
     starts: int = 0
-    lingered: int = 0  # ranks that had to be ended after their neighbour was killed
+    lingered: list = field(default_factory=list)  # output of jobs that had to be ended after a kill
     differences: list = field(default_factory=list)
     half_checkpoints: list = field(default_factory=list)
     failures: list = field(default_factory=list)  # ends with an error that nobody caused
@@ -142,8 +144,8 @@ def train_until_the_end(new_job, folder, rng, processes, duration, most_kills):
             if plan is not None and wait_for(plan, job, log):
                 kill(plan, job, log, run)
                 started = bool(stages_reached(log))
-                lingered = job.wait(GRACE if started else GRACE_AT_START)
-                run.lingered += lingered if started else 0
+                if job.wait(GRACE if started else GRACE_AT_START) and started:
+                    run.lingered.append(job.describe())
                 job.end()
                 run.half_checkpoints += half_checkpoints(folder / "run")
                 continue
@@ -176,12 +178,10 @@ def differences(expected_dir, found_dir):
         states.append(digest({**chosen, "history": state["optimizer_history"][-1]}))
     expected, found = states
     different = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-    names = [sorted(path.name for path in folder.glob("*")) for folder in (expected_dir, found_dir)]
-    folders = [len(list(folder.glob("experts/*"))) for folder in (expected_dir, found_dir)]
-    if names[0] != names[1]:
-        different.append(f"files {names[1]} instead of {names[0]}")
-    if folders[0] != folders[1]:
-        different.append(f"{folders[1]} expert folders instead of {folders[0]}")
+    expected, found = ({path.name for path in folder.iterdir()} for folder in (expected_dir, found_dir))
+    different += [f"{name} is missing" for name in sorted(expected - found)]
+    # killed in its very last save, a run has no later one to delete an old checkpoint
+    different += [f"{name} was left" for name in sorted(found - expected) if not OLD.fullmatch(name)]
     return different
 
 
@@ -211,11 +211,19 @@ def torture(folder, kills, processes, seed, job_class):
         if not run.failures:
             run.differences = differences(expected, place / "run")
         runs.append(run)
-        print(
-            f"run {len(runs)}: {len(run.kills)} kills, {run.starts} starts, {'equal' if run.good else 'NOT EQUAL'}",
-            flush=True,
-        )
+        print(f"run {len(runs)}: {len(run.kills)} kills, {run.starts} starts, {verdict(run)}", flush=True)
     return runs
+
+
+def verdict(run):
+    """A run in a few words."""
+    wrong = {
+        "DIFFERENT": run.differences,
+        "HALF CHECKPOINTS": run.half_checkpoints,
+        "FAILED": run.failures,
+        "RANKS HUNG": run.lingered,
+    }
+    return ", ".join(word for word, found in wrong.items() if found) or "equal"
 
 
 def summary(runs, settings, seconds):
@@ -229,7 +237,7 @@ def summary(runs, settings, seconds):
         "victims": dict(Counter(str(kill["victim"]) for kill in kills)),
         "runs": len(runs),
         "restarts": sum(run.starts - 1 for run in runs),
-        "all_equal": all(run.good for run in runs),
+        "all_good": all(run.good for run in runs),
         "seconds": round(seconds, 1),
         "details": [asdict(run) for run in runs],
     }
@@ -238,13 +246,14 @@ def summary(runs, settings, seconds):
 def table(figures):
     """The summary for people."""
     counts = figures["stages"]
+    good = "every run ended with the bits of the undisturbed one"
     lines = [f"{stage:>10}  {counts.get(stage, 0)}" for stage in (*STAGES, "outside")]
     share = 100 * figures["inside_a_save"] / max(figures["kills"], 1)
     return "\n".join([
         "kills by stage of the save", *lines,
         f"{figures['kills']} kills ({share:.0f} % inside a save), {figures['restarts']} restarts, "
         f"{figures['runs']} runs on {figures['processes']} processes, {figures['seconds']} s",
-        "every run ended with the bits of the undisturbed one" if figures["all_equal"] else "RUNS DIFFER, see the JSON",
+        good if figures["all_good"] else "SOMETHING WENT WRONG, see the lines above and --json",
     ])  # fmt: skip
 
 
@@ -276,7 +285,7 @@ def main(words=None):
     print(table(figures))
     if chosen.json:
         chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0 if figures["all_equal"] else 1
+    return 0 if figures["all_good"] else 1
 
 
 if __name__ == "__main__":

@@ -81,3 +81,11 @@ def test_the_checkpoint_was_taken_within_an_epoch(straight_and_resumed):
     epochs = {line["num_updates"]: line["update"] for line in whole.json_lines("train_inner")}
     assert epochs["10"] % 1 != 0
     assert int(epochs["20"]) > int(epochs["10"])
+
+
+def test_the_same_command_again_trains_no_further(train, tmp_path):
+    train(tmp_path, max_update=2, **SETTINGS)
+    before = digest(torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)["model"])
+    again = train(tmp_path, max_update=2, **SETTINGS)
+    assert again.json_lines("train_inner") == []
+    assert digest(torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)["model"]) == before

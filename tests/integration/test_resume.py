@@ -1,6 +1,7 @@
 """What stock fairseq forgets between a checkpoint and the training that continues from it."""
 
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,13 @@ def test_what_is_reset_is_reset(make_trainer, train, option):
     _, epoch = checkpoint_utils.load_checkpoint(again.cfg.checkpoint, again)
     assert (again.get_num_updates() == 0) == (option == "--reset-optimizer")
     assert (epoch.iterations_in_epoch == 0) == (option == "--reset-dataloader")
+
+
+def test_a_complete_training_has_no_epoch_left(make_trainer, train, caplog):
+    train(make_trainer("--max-update", "2"), 2)
+    caplog.set_level(logging.INFO)
+    for most, left in ((2, False), (3, True), (0, True)):
+        again = make_trainer("--max-update", most)
+        _, epoch = checkpoint_utils.load_checkpoint(again.cfg.checkpoint, again)
+        assert (epoch.next_epoch_idx <= (again.cfg.optimization.max_epoch or math.inf)) == left
+    assert caplog.text.count("nothing to train: 2 of 2 updates are made") == 1
