@@ -177,7 +177,7 @@ def table(rows):
     return "\n".join(lines)
 
 
-def parse(words):
+def make_parser():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default, text in (
@@ -197,6 +197,12 @@ def parse(words):
     parser.add_argument("--processes", type=int, nargs="+", help="sizes (default: 1 2 4, with GPUs up to their number)")
     parser.add_argument("--quick", action="store_true", help="small layers, few steps")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    return parser
+
+
+def parse(words):
+    """The options, checked."""
+    parser = make_parser()
     given = [word.split("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")]
     options = parser.parse_args(words)
     if options.quick:

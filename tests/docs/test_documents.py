@@ -2,16 +2,20 @@
 
 import dataclasses
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 from fairseq import options
+from torch.distributed.run import get_args_parser
 
+from fairseq_mhmoe.cli import checkpoint
 from fairseq_mhmoe.models.options import MHMoELanguageModelConfig
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MADE_LATER = ("runs/", "data/", ".venv")
+OF_SLURM = {"--ntasks-per-node"}
 
 
 def rows_of_equations():
@@ -48,10 +52,14 @@ def test_named_files_exist(document):
 
 @pytest.fixture(scope="module")
 def options_of_the_programs():
-    """Every option of fairseq-train with our model, task and criterion, of fairseq-eval-lm, of hydra and of pip."""
+    """Every option of fairseq's programs with our model, task and criterion, of our own ones, and of launchers."""
     words = ["data", "--task", "gpt", "--arch", "mhmoe_lm_tiny", "--criterion", "moe_cross_entropy"]
     words += ["--optimizer", "adam", "--lr-scheduler", "polynomial_decay"]
-    names = {"--help", "--user-dir", "--output", "--config-dir", "--config-name"}
+    names = {"--help", "--user-dir", "--output", "--config-dir", "--config-name", *OF_SLURM}
+    commands = next(action.choices for action in checkpoint.parser()._actions if action.dest == "command")
+    benchmark = runpy.run_path(str(ROOT / "benchmarks/expert_parallel.py"))["make_parser"]()
+    for parser in (get_args_parser(), benchmark, *commands.values()):
+        names |= set(parser._option_string_actions)
     for parser, given in ((options.get_training_parser(), words), (options.get_eval_lm_parser(), words[:3])):
         options.parse_args_and_arch(parser, given)
         names |= set(parser._option_string_actions)
