@@ -1,5 +1,6 @@
 """Trainings that are killed, mostly while they save, end with the bits of one that nobody disturbed (kill_runs.py)."""
 
+import json
 import random
 
 import pytest
@@ -56,3 +57,21 @@ def test_a_different_weight_and_a_leftover_are_seen(tmp_path):
     (folders[1] / "checkpoint_1_2.pt.tmp").touch()
     found = kill_runs.differences(*folders)
     assert len(found) == 2 and "model.w." in found and "checkpoint_1_2.pt.tmp" in found[1] + found[0]
+
+
+@pytest.mark.parametrize(
+    ("run", "status", "words"),
+    [
+        (kill_runs.Run(), 0, "equal"),
+        (kill_runs.Run(differences=["model.w"]), 1, "DIFFERENT"),
+        (kill_runs.Run(lingered=["rank 1"]), 1, "RANKS HUNG"),
+    ],
+)
+def test_the_exit_status_tells_whether_all_was_well(tmp_path, monkeypatch, capsys, run, status, words):
+    run.kills = [{"victim": 1, "stage": "dense", "planned": "dense"}]
+    monkeypatch.setattr(kill_runs, "torture", lambda *args: [run])
+    assert kill_runs.main(["--kills", "1", "--json", str(tmp_path / "figures.json")]) == status
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["all_good"], figures["kills"], figures["inside_a_save"]) == (status == 0, 1, 1)
+    assert "1 kills (100 % inside a save)" in capsys.readouterr().out
+    assert kill_runs.verdict(run) == words
