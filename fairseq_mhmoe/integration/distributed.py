@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from fairseq import models, utils
 from fairseq.distributed import utils as distributed_utils
+from fairseq.trainer import Trainer
 
 from fairseq_mhmoe.integration.hooks import wrap
 from fairseq_mhmoe.integration.launchers import find_place
@@ -30,6 +31,7 @@ def install():
     wrap(distributed_utils, "distributed_init", distributed_init)
     wrap(distributed_utils, "all_gather_list", all_gather_list)
     wrap(models, "DistributedFairseqModel", check_ddp_backend)
+    wrap(Trainer, "__init__", check_not_alone)
 
 
 def program_of(main):
@@ -105,6 +107,7 @@ def distributed_init(original, cfg, *args, **kwargs):
 
     Raises:
         ValueError: --moe-timeout is not above zero.
+        ConnectionError: the others did not come.
     """
     seconds = timeout_of(cfg)
     if seconds <= 0:
@@ -114,7 +117,15 @@ def distributed_init(original, cfg, *args, **kwargs):
     given = functools.partial(with_timeout, timedelta(seconds=seconds))
     # groups that fairseq and the experts make later wait no longer than the first one
     dist.init_process_group, dist.new_group = given(dist.init_process_group), given(dist.new_group)
-    return original(cfg, *args, **kwargs)
+    try:
+        return original(cfg, *args, **kwargs)
+    except dist.DistError as error:
+        settings = cfg.distributed_training
+        raise ConnectionError(
+            f"the {settings.distributed_world_size} processes did not meet at {settings.distributed_init_method} "
+            f"within --moe-timeout {seconds:g} seconds: check that all were started, MASTER_ADDR, MASTER_PORT and "
+            f"firewalls ({(str(error).splitlines() or [''])[0]})"
+        ) from error
 
 
 def with_timeout(timeout, function):
@@ -135,6 +146,22 @@ def all_gather_list(_original, data, group=None, max_size=None):
     gathered = [None] * dist.get_world_size(group)
     dist.all_gather_object(gathered, utils.move_to_cpu(data), group=group)
     return gathered
+
+
+def check_not_alone(original, trainer, cfg, *args, **kwargs):
+    """Builds a trainer, unless several would train on their own into one folder.
+
+    Raises:
+        ValueError: a launcher started several processes, and this one did not join them.
+    """
+    place = find_place()
+    if place is not None and place.world_size > 1 and not dist.is_initialized() and not cfg.common.tpu:
+        raise ValueError(
+            f"{place.launcher} started {place.world_size} processes, and this one would train alone: use "
+            "`-m fairseq_mhmoe.cli.hydra_train` in place of fairseq-hydra-train, or add launch=torchrun "
+            "(launch=torchrun_cpu without GPUs) to its options"
+        )
+    original(trainer, cfg, *args, **kwargs)
 
 
 def check_ddp_backend(original, args, model, process_group, device, **kwargs):

@@ -68,6 +68,8 @@ class EndTogether:
             watch.leave(reason)
         if broken:
             watch.leave(explain_broken(error, seconds), tell=True)
+        if reason is not None:
+            watch.acknowledge()
         watch.report(describe(error))
 
 
@@ -98,20 +100,25 @@ def forward_of_named_layer(original, module, *args, **kwargs):
 
 def is_broken_collective(error):
     """Whether an exception says that other ranks do not answer, not that something is wrong on this one."""
+    return any(
+        isinstance(link, dist.DistError) or (isinstance(link, RuntimeError) and COLLECTIVE.search(str(link)))
+        for link in causes(error)
+    )
+
+
+def causes(error):
+    """An exception, and those that it was raised from."""
     chain = []
     while error is not None and error not in chain:
         chain.append(error)
         error = error.__cause__
-    return any(
-        isinstance(link, dist.DistError) or (isinstance(link, RuntimeError) and COLLECTIVE.search(str(link)))
-        for link in chain
-    )
+    return chain
 
 
 def explain_broken(error, seconds):
     """Where this rank waited for others in vain, and what that may mean."""
-    cause = first_line(error)
-    if re.search("timed out|timeout", str(error), re.I):
+    cause = re.sub(r"^\[[^]]*\] ", "", first_line(causes(error)[-1]))  # without the line of gloo's source
+    if re.search("timed out|timeout", cause, re.I):
         return (
             f"waited longer than --moe-timeout {seconds:g} seconds for the other ranks in {place_of(error)}: "
             f"one of them hangs or is slow ({cause})"

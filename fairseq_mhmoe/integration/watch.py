@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 PERIOD = 1.0  # seconds between two looks into the store
 LAST_WORD = 5.0  # seconds that a rank waits at its end for the others to look
+LINGER = 3.0  # seconds that the rank which failed has to end before the others
 FAILED, READ, ENDED = "failed", "read", "ended"
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,6 @@ class Watch:
         failure = json.loads(self.store.get(FAILED))
         if failure["rank"] == self.rank:
             return None
-        self.store.add(READ, 1)
         return f"ending, because rank {failure['rank']} failed: {failure['message']}"
 
     def reason(self, seconds):
@@ -75,14 +75,29 @@ class Watch:
         self._tell(message)
 
     def leave(self, message, tell=False):
-        """Ends this process at once, with a line on standard error and status 1, wherever its main thread is."""
+        """Ends this process, wherever its main thread is, with a line on standard error and status 1.
+
+        Args:
+            tell: this rank is the first to know; otherwise the one that failed is left to end first, because a
+                launcher names the first process that ends, and ends the others at once.
+        """
         self._speak()
+        sys.stdout.flush()
         print(f"rank {self.rank}: {message}", file=sys.stderr, flush=True)
+        logging.shutdown()
         if tell:
             self._tell(message)
-        logging.shutdown()
-        sys.stdout.flush()
+        else:
+            self.acknowledge()
+            time.sleep(LINGER)
         os._exit(1)
+
+    def acknowledge(self):
+        """Lets the rank that failed go on to its end."""
+        try:
+            self.store.add(READ, 1)
+        except RuntimeError:
+            logger.debug("the job's store is gone: its keeper has ended before")
 
     def _speak(self):
         """Goes on for one thread only; the process ends under the other one, which waits."""

@@ -1,6 +1,7 @@
 """A rank that fails ends the job: every rank leaves with a message that names rank, layer and cause."""
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -12,6 +13,8 @@ from fairseq.trainer import Trainer
 
 from fairseq_mhmoe.integration.hooks import wrap
 from fairseq_mhmoe.moe import MoELayer
+
+from .launcher import torchrun, train_words
 
 LAYER = "decoder.layers.1.moe_layer"
 
@@ -143,3 +146,21 @@ def test_a_rank_that_is_a_little_later_is_no_failure(train_ranks, tmp_path):
 def test_leaving_with_status_0_is_no_failure(train_ranks, tmp_path):
     ended = train_ranks(tmp_path, before=leave_early, max_update=9)
     assert not any("ending" in rank.output or "lost contact" in rank.output for rank in ended)
+
+
+@pytest.mark.slow
+def test_torchrun_names_the_rank_that_failed(tiny_data_dir, tmp_path):
+    program = tmp_path / "failing_train.py"
+    program.write_text(
+        "from fairseq_cli.train import cli_main\n"
+        "from tests.distributed.test_failures import raise_in_a_layer\n"
+        "raise_in_a_layer()\n"
+        "cli_main()\n"
+    )
+    status, output = torchrun([program, *train_words(tiny_data_dir, tmp_path, max_update=9)], processes=4)
+    assert status == 1
+    failure = f"{LAYER}: RuntimeError: made to fail"
+    said = sorted(line for line in output.splitlines() if line.startswith("rank "))
+    expected = {rank: f"rank {rank}: ending, because rank 1 failed: {failure}" for rank in (0, 2, 3)}
+    assert said == [expected[0], f"rank 1: {failure}", expected[2], expected[3]]
+    assert re.search(r"Root Cause[^=]*\brank +: 1 ", output)

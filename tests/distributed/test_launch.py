@@ -15,6 +15,7 @@ from .launcher import (
     python_ranks,
     slurm_environment,
     torchrun,
+    torchrun_environment,
     train_command,
 )
 
@@ -89,13 +90,30 @@ def test_the_default_ddp_backend_is_refused_on_the_cpu(train_ranks, tmp_path):
     assert not list(tmp_path.glob("*.pt"))
 
 
-def test_hydra_in_two_processes(tiny_data_dir, tmp_path):
-    program = Path(sys.executable).with_name("fairseq-hydra-train")
+def absent(rank, processes, port):
+    return torchrun_environment(rank, processes + 1, port)
+
+
+def test_a_process_that_does_not_come_is_waited_for_no_longer_than_told(train_ranks, tmp_path):
+    [alone] = train_ranks(tmp_path, processes=1, check=False, environment=absent, max_update=1, moe_timeout=2)
+    assert alone.status == 1
+    assert "rank 0: fairseq-train: error: the 2 processes did not meet at env:// within --moe-timeout 2" in alone.output
+
+
+@pytest.mark.parametrize(
+    "program, launch",
+    [
+        ([Path(sys.executable).with_name("fairseq-hydra-train")], ["launch=torchrun_cpu"]),
+        (["-m", "fairseq_mhmoe.cli.hydra_train"], []),
+    ],
+    ids=["stock", "ours"],
+)
+def test_hydra_in_two_processes(program, launch, tiny_data_dir, tmp_path):
     settings = [
-        "--config-dir", "configs", "--config-name", "english_dense_tiny", "launch=torchrun_cpu",
+        "--config-dir", "configs", "--config-name", "english_dense_tiny", *launch,
         f"task.data={tiny_data_dir}", f"checkpoint.save_dir={tmp_path}", "task.tokens_per_sample=32",
         "dataset.batch_size=4", "optimization.max_update=2", "common.cpu=true", "model.decoder_layers=2",
     ]  # fmt: skip
-    status, output = torchrun([program, *settings])
+    status, output = torchrun([*program, *settings])
     assert status == 0, output[-4000:]
     assert output.count("Finished saving checkpoint") == 1

@@ -135,3 +135,10 @@ def test_a_ddp_backend_that_needs_gpus_is_refused_on_the_cpu(backend):
     args = types.SimpleNamespace(ddp_backend=backend)
     with pytest.raises(ValueError, match=f"--ddp-backend {backend} needs GPUs.*legacy_ddp"):
         models.DistributedFairseqModel(args, torch.nn.Linear(2, 2), process_group=None, device=torch.device("cpu"))
+
+
+def test_processes_of_a_launcher_that_did_not_meet_do_not_train(cfg, torchrun):
+    torchrun(rank=1, world_size=2)
+    cfg.common.tpu = False
+    with pytest.raises(ValueError, match="torchrun started 2 processes, and this one would train alone.*hydra_train"):
+        distributed.check_not_alone(None, None, cfg)
