@@ -117,7 +117,7 @@ def replace_if_damaged(last):
     damage = damage_of(last)
     if damage is None:
         return
-    candidates = of_all_ranks(checkpoints_newest_first(Path(last).parent))[0]
+    candidates = of_all_ranks(checkpoints_newest_first(Path(last).parent) if place()[0] == 0 else None)[0]
     damaged = [Path(last)]
     for candidate in candidates:
         if candidate == Path(last):

@@ -131,7 +131,7 @@ def state_dict(original, trainer):
     """The trainer's state as plain data; no collective, and without this rank's experts when P > 1."""
     state = original(trainer)
     state["cfg"] = contents.plain(state["cfg"])
-    resume.save_average(trainer, state["extra_state"])
+    resume.save_counters(trainer, state["extra_state"])
     order = contents.optimizer_order(trainer)
     if order is not None:
         state[PARAMETERS] = order

@@ -1,12 +1,14 @@
 """A training that was stopped goes on as if it never had been, with the trainer of fairseq 0.12.3.1.
 
 Stock code forgets: the float32 master weights of half precision (it continues from the rounded ones), the counters
-after which the loss scale grows, and how many updates ago the average of weights (EMA) was last updated. The position
-in the data counts batches of one process, so it means another place when the number of processes R changes. And a
-training that was complete makes one more update whenever its command is given again.
+after which the loss scale grows, how many updates ago the average of weights (EMA) was last updated, and how many
+validations ago the loss was best (--patience). The position in the data counts batches of one process, so it means
+another place when the number of processes R changes. And a training that was complete makes one more update whenever
+its command is given again.
 """
 
 import logging
+import sys
 
 from fairseq import checkpoint_utils
 from fairseq.optim import FP16Optimizer, MemoryEfficientFP16Optimizer
@@ -17,6 +19,7 @@ from fairseq_mhmoe.integration.hooks import wrap
 MASTER_WEIGHTS = "master_weights"
 LOSS_SCALER = "loss_scaler"
 EMA_COUNTER = "ema_update_freq_counter"
+PATIENCE = "early_stop"
 SCALER_COUNTERS = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")
 
 logger = logging.getLogger(__name__)
@@ -27,7 +30,7 @@ def install():
     for optimizer in (FP16Optimizer, MemoryEfficientFP16Optimizer):
         wrap(optimizer, "state_dict", optimizer_state)
         wrap(optimizer, "load_state_dict", load_optimizer_state)
-    wrap(checkpoint_utils, "load_checkpoint", end_when_complete)
+    wrap(checkpoint_utils, "load_checkpoint", load_checkpoint)
 
 
 def optimizer_state(original, optimizer):
@@ -101,23 +104,35 @@ def processes_of(state):
     return (distributed or {}).get("distributed_world_size") or 1
 
 
-def save_average(trainer, extra_state):
-    """Adds what stock code leaves out about the average of weights to the state to be saved, in place."""
+def save_counters(trainer, extra_state):
+    """Adds the counters that stock code leaves out to the state to be saved, in place."""
     if trainer.cfg.ema.store_ema:
         extra_state[EMA_COUNTER] = trainer.ema.update_freq_counter
+    counted = vars(early_stop()) if early_stop() else {}
+    if "num_runs" in counted:
+        extra_state[PATIENCE] = {"best": counted["best"], "num_runs": counted["num_runs"]}
+
+
+def early_stop():
+    """The function of fairseq's training program that keeps count of validations; None in other programs."""
+    modules = (sys.modules.get(name) for name in ("fairseq_cli.train", "__main__"))
+    return next((module.should_stop_early for module in modules if hasattr(module, "should_stop_early")), None)
 
 
 def restore_average(trainer, extra_state):
-    """The inverse, on the state that was loaded; None when nothing was."""
+    """Restores the counter of the average from the state that was loaded; None when nothing was."""
     if trainer.cfg.ema.store_ema and extra_state is not None:
         trainer.ema.update_freq_counter = extra_state.get(EMA_COUNTER, 0)
 
 
-def end_when_complete(original, cfg, trainer, **kwargs):
+def load_checkpoint(original, cfg, trainer, **kwargs):
     """Loads a training; one that has made its --max-update updates ends there."""
-    loaded = original(cfg, trainer, **kwargs)
+    extra_state, epoch_itr = original(cfg, trainer, **kwargs)
+    continued = extra_state is not None and trainer.get_num_updates() > 0  # not: fine-tuning, a reset optimizer
+    if continued and early_stop() and not cfg.reset_meters:
+        vars(early_stop()).update(extra_state.get(PATIENCE, {}))
     optimization = trainer.cfg.optimization
     if 0 < optimization.max_update <= trainer.get_num_updates():
         logger.info(f"nothing to train: {trainer.get_num_updates()} of {optimization.max_update} updates are made")
         optimization.max_epoch = -1  # the trainer looks at it next, and goes on while epochs are left
-    return loaded
+    return extra_state, epoch_itr

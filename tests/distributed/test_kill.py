@@ -28,7 +28,7 @@ def test_killed_runs_equal_the_undisturbed_one(tmp_path, seed):
 @pytest.mark.slow
 def test_killed_under_torchrun(tmp_path):
     runs = kill_runs.torture(tmp_path, 1, 2, 7, TorchrunJob)
-    assert [kill["stage"] != "" for run in runs for kill in run.kills] == [True]
+    assert sum(len(run.kills) for run in runs) == 1
     assert_undisturbed(runs)
 
 

@@ -121,3 +121,16 @@ def test_a_complete_training_has_no_epoch_left(make_trainer, train, caplog):
         _, epoch = checkpoint_utils.load_checkpoint(again.cfg.checkpoint, again)
         assert (epoch.next_epoch_idx <= (again.cfg.optimization.max_epoch or math.inf)) == left
     assert caplog.text.count("nothing to train: 2 of 2 updates are made") == 1
+
+
+def test_patience_goes_on_counting(make_trainer, train, monkeypatch):
+    from fairseq_cli.train import should_stop_early
+
+    for name, value in (("best", 2.5), ("num_runs", 3)):
+        monkeypatch.setattr(should_stop_early, name, value, raising=False)
+    train(make_trainer(), 1)
+    for options, expected in ((("--reset-meters",), (9.0, 0)), ((), (2.5, 3))):
+        should_stop_early.best, should_stop_early.num_runs = 9.0, 0
+        trainer = make_trainer(*options)
+        checkpoint_utils.load_checkpoint(trainer.cfg.checkpoint, trainer)
+        assert (should_stop_early.best, should_stop_early.num_runs) == expected
