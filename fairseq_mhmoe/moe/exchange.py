@@ -68,7 +68,7 @@ def run_by_capacity(
     here = exchange(padded, split, split, group, where).view(shape).transpose(0, 1).reshape(padded.shape)
     counts = torch.full((local,), group.size * slots, dtype=torch.int64, device=rows.device)
     here = experts(here, counts, complete=True, sizes=[group.size * slots] * local)
-    here = here.view(local, group.size, slots, -1).transpose(0, 1).reshape(padded.shape)
+    here = here.view(local, group.size, slots, padded.shape[1]).transpose(0, 1).reshape(padded.shape)
     return take_rows(exchange(here, split, split, group, where), slot_of_row, row_of_slot)
 
 
