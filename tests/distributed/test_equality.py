@@ -46,6 +46,7 @@ CASES = {
     "all tokens to one expert, by capacity": Case(2, one_expert=True, layer=dict(heads=2, **BY_CAPACITY)),
     "all tokens to one expert, replicas": Case(4, experts=2, one_expert=True, layer=dict(heads=2), **UNEVEN),
     "capacity drops": Case(3, experts=6, layer=dict(top_k=2, **CAPACITY), **UNEVEN),
+    "capacity drops everything": Case(2, layer=dict(exchange="capacity", capacity_factor=0.5), shapes=((1, 3), (1, 4))),
     "capacity drops by priority": Case(2, layer=dict(top_k=2, batch_prioritized=True, **BY_CAPACITY), pads=(0.3,)),
     "pads routed": Case(2, layer=dict(padding="routed", **BY_CAPACITY), pads=(0.3,)),
     "pads counted": Case(2, layer=dict(padding="counted", **CAPACITY), pads=(0.3,), **UNEVEN),

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fairseq_mhmoe.moe import layer as moe_layer
@@ -202,7 +202,7 @@ def there_and_back(routings):
             visit = Visit(first, padded)
             sent = rows.clone().requires_grad_()
             if padded:
-                back = run_by_capacity(sent, plan, max(1, tokens * top_k), visit, group, "here")
+                back = run_by_capacity(sent, plan, tokens * top_k, visit, group, "here")
             else:
                 back = run_by_counts(sent, plan, visit, group, "here")
             assert torch.equal(back, rows * routed)
@@ -222,6 +222,7 @@ def routings(draw):
 
 
 @settings(max_examples=4)
+@example([(4, 4, 1, [0, 0, 0, 0], 0), (4, 2, 2, [0, 0, 3, 0], 0)])
 @given(st.lists(routings(), min_size=12, max_size=12))
 def test_rows_visit_the_rank_of_their_expert_and_come_back(examples):
     ranks = torch.tensor(python_ranks(there_and_back, 4, (examples,)))
