@@ -5,8 +5,10 @@ that does not fit the model end a program with one line and status 1. LOGLEVEL=D
 else is a defect, and its traceback is wanted. In several processes each line starts with the rank.
 """
 
+import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import torch.distributed as dist
@@ -39,14 +41,28 @@ def call_main_readably(original, cfg, main, **kwargs):
         return original(cfg, main, **kwargs)
     except Exception as error:
         message, rank = message_for_users(error), rank_prefix()
+        debugging = os.environ.get("LOGLEVEL", "").upper() == "DEBUG"
         sys.stdout.flush()
-        if message is None or os.environ.get("LOGLEVEL", "").upper() == "DEBUG":
-            if rank:
-                print(f"{rank}{describe(error)}", file=sys.stderr, flush=True)
+        if message is not None and not debugging:
+            layer = f"{error.layer}: " if getattr(error, "layer", "") else ""
+            print(f"{rank}{Path(sys.argv[0]).name}: error: {layer}{message}", file=sys.stderr, flush=True)
+        elif rank:
+            print(f"{rank}{describe(error)}", file=sys.stderr, flush=True)
+        if dist.is_initialized() and rank:
+            end_at_once(error if message is None or debugging else None)
+        if message is None or debugging:
             raise
-        layer = f"{error.layer}: " if getattr(error, "layer", "") else ""
-        print(f"{rank}{Path(sys.argv[0]).name}: error: {layer}{message}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
+
+
+def end_at_once(defect):
+    """Ends a rank without tidying up, which may wait for ranks that wait for this one; a defect shows its traceback."""
+    if defect is not None:
+        traceback.print_exception(defect)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def rank_prefix():

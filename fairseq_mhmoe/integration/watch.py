@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 import torch.distributed as dist
 
 PERIOD = 1.0  # seconds between two looks into the store
-LAST_WORD = 5.0  # seconds that a rank waits at its end for the others to look
+LAST_WORD = 3.0  # seconds that a rank waits at its end for the others to look
 LINGER = 3.0  # seconds that the rank which failed has to end before the others
 FAILED, READ, ENDED = "failed", "read", "ended"
 
