@@ -46,11 +46,20 @@ class MoELayer(nn.Module):
         self.head = nn.ModuleList(nn.Linear(width, width) for _ in range(config.num_head_layers))
         self.router = build_router(config)
         self.experts = self._build_experts(*self.group.slice(config.num_experts), config.d_sub, config.ffn_dim)
-        for parameter in self.experts.parameters() if self.group.size > 1 else ():
-            parameter.expert = True
+        self._mark_experts()
         self.merge = nn.ModuleList(nn.Linear(width, width) for _ in range(config.num_merge_layers))
         self.shared = self._build_experts(0, 1, width, config.shared_expert_dim) if config.shared_expert_dim else None
         self.reset_parameters()
+
+    def _mark_experts(self) -> None:
+        """Tells parameters of which other ranks hold other experts apart from those that are everywhere the same."""
+        for parameter in self.experts.parameters() if self.group.size > 1 else ():
+            parameter.expert = True
+
+    def __setstate__(self, state: dict) -> None:
+        """A deep copy is a layer of the same group; torch copies parameters without their marks."""
+        super().__setstate__(state)
+        self._mark_experts()
 
     def _build_experts(self, first: int, end: int, d: int, ffn_dim: int) -> StackedExperts:
         c = self.config

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from fairseq_mhmoe.moe import MoEConfig, MoELayer
 from fairseq_mhmoe.moe.parallel import (
@@ -104,9 +105,12 @@ def test_the_group_of_a_model_is_that_of_its_layers():
         group_of(torch.nn.ModuleList([spread, layer_of(0, 4)]))
 
 
-def test_a_copied_model_keeps_its_group():
+def test_a_copied_model_keeps_its_group_and_the_marks_of_its_experts():
     layer = layer_of(1, 2)
-    assert copy.deepcopy(layer).group is layer.group
+    twin = copy.deepcopy(nn.Sequential(layer))[0]
+    assert twin.group is layer.group
+    marked = [name for name, parameter in layer.named_parameters() if is_expert(parameter)]
+    assert marked and marked == [name for name, parameter in twin.named_parameters() if is_expert(parameter)]
 
 
 def test_expert_gradients_are_divided_by_the_number_of_ranks():
