@@ -100,6 +100,7 @@ def test_a_process_that_does_not_come_is_waited_for_no_longer_than_told(train_ra
     assert "rank 0: fairseq-train: error: the 2 processes did not meet at env:// within --moe-timeout 2" in alone.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program, launch",
     [
