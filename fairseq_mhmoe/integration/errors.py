@@ -21,8 +21,8 @@ from fairseq_mhmoe.integration.launchers import find_place
 PACKAGE = Path(__file__).resolve().parents[1]
 OTHER_ARCHITECTURE = "please ensure that the architectures match"
 NOT_FINITE = (
-    "no step was made with them and no checkpoint was written; lower --lr, lengthen --warmup-updates, "
-    "or train in a wider precision (--bf16 instead of fp16)"
+    "no step was made with them, and checkpoints are as they were (crash.pt is for inspection); lower --lr, lengthen "
+    "--warmup-updates, or train in a wider precision (--bf16 instead of fp16)"
 )
 
 
