@@ -11,15 +11,7 @@ from fairseq import utils
 from fairseq.optim import FP16Optimizer
 
 from fairseq_mhmoe.checkpoint.layout import take_experts
-from fairseq_mhmoe.moe.parallel import ExpertGroup, is_expert
-
-
-def expert_group_of(model):
-    """The ExpertGroup over which a model's experts are spread, None when all of them are in this process."""
-    groups = {getattr(module, "group", None) for module in model.modules()}
-    spread = [group for group in groups if isinstance(group, ExpertGroup) and group.size > 1]
-    assert len(spread) <= 1, "layers of one model share one group"
-    return spread[0] if spread else None
+from fairseq_mhmoe.moe.parallel import is_expert
 
 
 def expert_names(model):

@@ -1,4 +1,4 @@
-"""Which checkpoint a training of fairseq 0.12.3.1 starts from when files were cut, changed or lost.
+"""Files that were cut, changed or lost are noticed before a training or a program of fairseq 0.12.3.1 uses them.
 
 Stock code loads what it can read. Here all ranks verify the files together, a share each, before anything is loaded.
 When checkpoint_last.pt is not complete, the newest one of its folder that is takes its place; the damaged file is kept
@@ -16,9 +16,9 @@ from fairseq_mhmoe.checkpoint.errors import DamagedCheckpoint
 from fairseq_mhmoe.checkpoint.folder import checkpoints_newest_first
 from fairseq_mhmoe.checkpoint.reading import verify
 from fairseq_mhmoe.checkpoint.writing import copy_atomically
-from fairseq_mhmoe.integration import checkpoint_contents as contents
 from fairseq_mhmoe.integration.hooks import wrap
 from fairseq_mhmoe.integration.together import of_all_ranks, place, stop_together
+from fairseq_mhmoe.moe.parallel import group_of
 
 DEFAULT = "checkpoint_last.pt"
 
@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 
 
 def install():
-    """Installs the hooks of this file; the one of the trainer goes around that of checkpoint_loading."""
+    """Installs the hooks of this file; those that load go around those of checkpoint_loading."""
     wrap(checkpoint_utils, "load_checkpoint", load_checkpoint)
+    wrap(checkpoint_utils, "load_model_ensemble_and_task", load_verified_models)
     wrap(trainer.Trainer, "load_checkpoint", load_verified)
 
 
@@ -56,12 +57,29 @@ def load_verified(original, trainer, filename, *args, **kwargs):
     """
     cfg = trainer.cfg.checkpoint
     verified = cfg.restore_file == DEFAULT and filename == last_checkpoint(cfg, trainer)
+    if not verified:
+        refuse_damaged(filename)
+    return original(trainer, filename, *args, **kwargs)
+
+
+def load_verified_models(original, filenames, *args, **kwargs):
+    """Loads models from files that are complete. Collective.
+
+    Raises:
+        DamagedCheckpoint: one is not.
+    """
+    for filename in filenames:
+        refuse_damaged(filename)
+    return original(filenames, *args, **kwargs)
+
+
+def refuse_damaged(filename):
+    """Raises DamagedCheckpoint, on all ranks, for a local file that is there but not complete; collective."""
     remote = PathManager.path_requires_pathmanager(filename)
-    if not verified and not remote and any(of_all_ranks(os.path.isfile(filename))):
+    if not remote and any(of_all_ranks(os.path.isfile(filename))):
         damage = damage_of(filename)
         if damage is not None:
             raise damage
-    return original(trainer, filename, *args, **kwargs)
 
 
 def last_checkpoint(cfg, trainer):
@@ -76,7 +94,7 @@ def check_settings(trainer):
         ValueError: naming the option.
     """
     cfg = trainer.cfg
-    if contents.expert_group_of(trainer.get_model()) is None:
+    if group_of(trainer.get_model()).size == 1:
         return
     if cfg.checkpoint.write_checkpoints_asynchronously:
         raise ValueError(

@@ -102,10 +102,10 @@ def load_into_trainer(original, trainer, filename, *args, **kwargs):
         ValueError: also where the model differs: with the names or shapes that do.
     """
     model, cfg = trainer.get_model(), trainer.cfg.checkpoint
-    group = contents.expert_group_of(model)
+    group = parallel.group_of(model)
 
     def read(state, path, reference):
-        if group is None:
+        if group.size == 1:
             state = read_everything(state, path, reference)
         else:
             order = [name for name, _ in contents.trained_parameters(trainer)]
@@ -114,7 +114,7 @@ def load_into_trainer(original, trainer, filename, *args, **kwargs):
         return state
 
     on_all_ranks = cfg.load_checkpoint_on_all_dp_ranks
-    cfg.load_checkpoint_on_all_dp_ranks = on_all_ranks or group is not None
+    cfg.load_checkpoint_on_all_dp_ranks = on_all_ranks or group.size > 1
     try:
         with reading_with(read):
             extra_state = original(trainer, filename, *args, **kwargs)

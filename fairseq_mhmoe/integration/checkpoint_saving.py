@@ -29,6 +29,7 @@ from fairseq_mhmoe.integration import checkpoint_contents as contents
 from fairseq_mhmoe.integration import resume
 from fairseq_mhmoe.integration.hooks import wrap
 from fairseq_mhmoe.integration.together import of_all_ranks, stop_together
+from fairseq_mhmoe.moe.parallel import group_of
 
 
 def install():
@@ -88,8 +89,8 @@ def write_experts(cfg, trainer):
     Raises:
         OSError: on every rank: rank, file and reason; the folder is gone.
     """
-    group = contents.expert_group_of(trainer.get_model())
-    if group is None:
+    group = group_of(trainer.get_model())
+    if group.size == 1:
         return None, []
     folder = Path(cfg.save_dir, of_all_ranks(new_expert_folder(trainer.get_num_updates()))[0])
     entry, problem = None, None
@@ -135,7 +136,7 @@ def state_dict(original, trainer):
     order = contents.optimizer_order(trainer)
     if order is not None:
         state[PARAMETERS] = order
-    if contents.expert_group_of(trainer.get_model()) is None:
+    if group_of(trainer.get_model()).size == 1:
         return state
     state, _ = contents.without_experts(trainer, state)
     reference = getattr(trainer, "mhmoe_reference", None)

@@ -1,6 +1,7 @@
 """fairseq-eval-lm and fairseq-validate print what one process prints, however many there are."""
 
 import re
+import shutil
 
 import pytest
 
@@ -53,6 +54,21 @@ def test_eval_lm_refuses_what_one_process_only_can_do(evaluate):
     ended = evaluate("fairseq-eval-lm", "--output-word-probs", processes=2)
     assert all(rank.status != 0 for rank in ended)
     assert "fairseq-eval-lm with --output-word-probs works in one process, and there are 2: start" in ended[0].output
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_bit_flipped_in_a_shard_is_refused(processes, spread_checkpoint, tiny_data_dir, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(spread_checkpoint.parent, folder)
+    shard = max(folder.glob("experts/*/experts-00001-of-00002.pt"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    words = [tiny_data_dir, *EVALUATION, "--task", "gpt", "--path", folder / spread_checkpoint.name]
+    ended = program_ranks("fairseq-eval-lm", words, processes)
+    assert all(rank.status == 1 for rank in ended), describe(ended)
+    assert any(f"{shard}: was changed or is of another checkpoint" in rank.output for rank in ended)
+    assert not any("Perplexity" in rank.output for rank in ended)
 
 
 def test_validate_prints_the_numbers_of_one_process(spread_checkpoint, tiny_data_dir):

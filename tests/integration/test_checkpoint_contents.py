@@ -8,15 +8,13 @@ import torch
 from fairseq_mhmoe.integration import checkpoint_contents as contents
 
 
-def test_all_experts_here_belong_to_no_group(make_trainer):
+def test_all_experts_here_are_no_rows(make_trainer):
     model = make_trainer().get_model()
-    assert contents.expert_group_of(model) is None
     assert contents.expert_names(model) == []
 
 
 def test_spread_experts_are_found(make_trainer):
     model = make_trainer(place=(1, 2)).get_model()
-    assert contents.expert_group_of(model).rank == 1
     names = contents.expert_names(model)
     assert names and all(".moe_layer.experts." in name for name in names)
 
