@@ -88,7 +88,7 @@ def in_ranks():
         ranks = ALL[name].ranks
         if ranks not in done:
             cases = {key: case for key, case in ALL.items() if case.ranks == ranks}
-            done[ranks] = python_ranks(harness.train_all, ranks, (cases,), seconds=200)
+            done[ranks] = python_ranks(harness.train_all, ranks, (cases,), seconds=280)
         return [rank[name] for rank in done[ranks]]
 
     return results

@@ -43,7 +43,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def in_ranks():
     """What both ranks saw of every case."""
-    results = python_ranks(harness.train_all, 2, (CASES,), seconds=120)
+    results = python_ranks(harness.train_all, 2, (CASES,), seconds=240)
     return {name: [rank[name] for rank in results] for name in CASES}
 
 

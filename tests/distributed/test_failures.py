@@ -92,7 +92,7 @@ def only_line_with(text, output):
 def test_a_rank_that_raises_ends_the_others(failure, cause, train_ranks, tmp_path):
     start = time.monotonic()
     others, failed = train_ranks(tmp_path, check=False, before=failure, max_update=9)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 100  # --moe-timeout is 600
     assert (others.status, failed.status) == (1, 1)
     assert f"rank 1: {LAYER}: RuntimeError: {cause}" in only_line_with("rank 1:", failed.output)
     line = only_line_with("rank 0:", others.output)
@@ -119,10 +119,10 @@ def test_an_invalid_batch_is_named(train_ranks, tiny_data_dir, tmp_path):
 
 def test_a_rank_that_hangs_ends_the_job_after_the_time_out(train_ranks, tmp_path):
     start = time.monotonic()
-    waiting, hanging = train_ranks(tmp_path, check=False, before=hang_in_a_layer, max_update=9, moe_timeout=4)
-    assert time.monotonic() - start < 40
+    waiting, hanging = train_ranks(tmp_path, check=False, before=hang_in_a_layer, max_update=9, moe_timeout=8)
+    assert time.monotonic() - start < 90  # the hanging rank sleeps for 100
     assert (waiting.status, hanging.status) == (1, 1)
-    message = f"waited longer than --moe-timeout 4 seconds for the other ranks in layer {LAYER}"
+    message = f"waited longer than --moe-timeout 8 seconds for the other ranks in layer {LAYER}"
     assert only_line_with("waited longer", waiting.output).startswith(f"rank 0: {message}")
     line = only_line_with("rank 1:", hanging.output)
     assert line.startswith(f"rank 1: ending, because rank 0 failed: {message}")
