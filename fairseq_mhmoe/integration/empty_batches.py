@@ -2,18 +2,22 @@
 
 When batches do not come out even, the trainer gives a rank the first batch again and multiplies its loss by zero. That
 batch would be routed and counted, and it takes the rank's real batches of the same update (--update-freq) out of the
-divisor and out of the log. A batch of nothing but pads has no loss, no gradient, no tokens and no statistics by itself.
+divisor and out of the log. A batch of nothing but pads has no loss, no gradient, no tokens and no statistics by itself;
+criteria of fairseq still count its rows as sentences, which --sentence-avg would divide by.
 """
 
 import torch
 from fairseq import trainer
+from fairseq.tasks import FairseqTask
 
 from fairseq_mhmoe.integration.hooks import wrap
 
 
 def install():
-    """Installs the hook of this file."""
+    """Installs the hooks of this file."""
     wrap(trainer.Trainer, "_prepare_sample", prepare_sample)
+    wrap(FairseqTask, "train_step", step)
+    wrap(FairseqTask, "valid_step", step)
 
 
 def prepare_sample(original, self, sample, is_dummy=False):
@@ -23,6 +27,14 @@ def prepare_sample(original, self, sample, is_dummy=False):
     if missing and dictionary is not None and is_text(self._dummy_batch):
         sample = blank_batch(self._dummy_batch, dictionary.pad())
     return original(self, sample, is_dummy)
+
+
+def step(original, task, sample, *args, **kwargs):
+    """One batch of training or validation; a blank one counts for nothing, whatever the criterion says."""
+    loss, sample_size, logged = original(task, sample, *args, **kwargs)
+    if not is_text(sample) or sample.get("nsentences") != 0:
+        return loss, sample_size, logged
+    return loss, 0, {name: value * 0 for name, value in logged.items()}
 
 
 def is_text(sample):

@@ -144,6 +144,16 @@ def test_gradients_of_the_first_update_are_equal(trained, name):
         torch.testing.assert_close(other, gradients[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("criterion", ["cross_entropy", "moe_cross_entropy"])
+def test_a_rank_without_a_batch_has_no_sentence(trained, criterion):
+    # the losses are sums over 64 tokens: a small rate
+    options = dict(criterion=criterion, sentence_avg=True, lr=0.005)
+    case = Case({**CASES["uneven last batch"].options, **options}, updates=6)
+    (one, _), (two, _) = (trained.train(case, *split, {}) for split in case.splits)
+    for figure in ("loss", "gnorm"):
+        assert column(two, figure) == pytest.approx(column(one, figure), rel=1e-5)
+
+
 @pytest.mark.slow
 def test_averages_of_weights_are_equal(trained):
     (_, one), (_, two) = trained("average of weights")
