@@ -37,9 +37,10 @@ def load_checkpoint(original, cfg, trainer, **kwargs):
 
     Raises:
         DamagedCheckpoint: there are checkpoints, but none is complete; nothing was changed.
-        ValueError: settings under which experts of several processes can't be saved.
+        ValueError: settings under which experts of several processes can't be saved; --restore-file names no file.
     """
     check_settings(trainer)
+    check_restore_file(cfg, trainer)
     last = last_checkpoint(cfg, trainer)
     if cfg.restore_file == DEFAULT and not PathManager.path_requires_pathmanager(last):
         if any(of_all_ranks(os.path.isfile(last))):
@@ -85,6 +86,19 @@ def refuse_damaged(filename):
 def last_checkpoint(cfg, trainer):
     """Path of the file that a training continues from by default."""
     return os.path.join(cfg.save_dir, f"checkpoint_last{trainer.checkpoint_suffix}.pt")
+
+
+def check_restore_file(cfg, trainer):
+    """Refuses a file that is not there, instead of which stock code would train from the beginning. Collective.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    named = cfg.restore_file.replace(".pt", f"{trainer.checkpoint_suffix}.pt")
+    if cfg.restore_file == DEFAULT or PathManager.path_requires_pathmanager(named):
+        return
+    if not any(of_all_ranks(os.path.isfile(named))):
+        raise ValueError(f"--restore-file {named}: there is no such file; leave it out to start from the beginning")
 
 
 def check_settings(trainer):

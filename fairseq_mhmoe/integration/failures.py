@@ -130,8 +130,10 @@ def explain_broken(error, seconds):
 
 
 def describe(error):
-    """One line: layer, kind and text of an exception."""
+    """One line: layer, or function where it is in none, kind and text of an exception."""
     where = f"{error.layer}: " if getattr(error, "layer", "") else ""
+    if not where and isinstance(error, OSError):
+        where = f"in {place_of(error)}: "  # the system's words alone say little
     return f"{where}{type(error).__name__}: {first_line(error)}"
 
 

@@ -77,6 +77,23 @@ def test_a_damaged_file_that_was_named_is_an_error(make_trainer, last, tmp_path,
         start(make_trainer, option, named)
 
 
+def test_a_file_that_was_named_and_is_not_there_is_an_error(make_trainer, tmp_path):
+    with pytest.raises(ValueError, match="--restore-file .*missing.pt: there is no such file"):
+        start(make_trainer, "--restore-file", tmp_path / "missing.pt")
+
+
+def test_all_damaged_files_that_were_passed_over_are_kept_aside(make_trainer, last):
+    best = last.with_name("checkpoint_best.pt")
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1  # a tensor's: the file still tells that it is newer than checkpoint_1_1.pt
+    best.write_bytes(content)
+    cut(last)
+    assert start(make_trainer).get_num_updates() == 1
+    assert best.with_name("checkpoint_best.pt.damaged").read_bytes() == content
+    assert not best.exists()
+    assert last.with_name("checkpoint_last.pt.damaged").exists()
+
+
 def test_a_start_from_the_beginning_beside_checkpoints_is_said(make_trainer, last, caplog):
     last.unlink()
     assert start(make_trainer).get_num_updates() == 0

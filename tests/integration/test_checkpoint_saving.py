@@ -10,7 +10,7 @@ from fairseq.file_io import PathManager
 
 from fairseq_mhmoe.checkpoint import reading, writing
 from fairseq_mhmoe.checkpoint.stages import STAGES
-from fairseq_mhmoe.integration import checkpoint_contents
+from fairseq_mhmoe.integration import checkpoint_contents, checkpoint_saving
 from fairseq_mhmoe.integration.checkpoint_saving import check_that_files_are_shared
 
 
@@ -67,6 +67,19 @@ def test_the_state_of_one_of_several_ranks_is_marked(make_trainer, tmp_path):
     assert not [name for name in state["model"] if ".experts." in name]
     with pytest.raises(ValueError, match="crash.pt was written by one rank alone.*holds no experts"):
         checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "crash.pt"))
+
+
+def test_a_reference_is_for_one_save_only(make_trainer, monkeypatch):
+    trainer, seen, reference = make_trainer(), [], {"folder": "experts/u00000001-00000000"}
+    monkeypatch.setattr(checkpoint_saving, "write_experts", lambda cfg, trainer: (reference["folder"], ["entry"]))
+    monkeypatch.setattr(checkpoint_saving, "describe_experts", lambda *arguments: reference)
+
+    def stock(cfg, trainer, epoch_itr, val_loss):
+        seen.append(trainer.mhmoe_reference)
+
+    checkpoint_saving.save_checkpoint(stock, trainer.cfg.checkpoint, trainer, None, None)
+    assert seen == [reference]
+    assert trainer.mhmoe_reference is None  # else crash.pt would name the experts of an earlier update
 
 
 def test_experts_beside_the_file_make_it_whole(make_trainer, train):
