@@ -52,7 +52,7 @@ main() {
   say "tests that are not slow"
   run_marked "not slow" --numprocesses 2 --dist loadfile
   say "slow tests"
-  run_marked "slow"
+  run_marked "slow" --numprocesses 2 --dist loadfile
   say "all passed after $SECONDS s"
 }
 
