@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ..distributed.launcher import words_of
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # A tenth of a tiny preset: what is tested here is not what the model learns.
@@ -32,18 +34,6 @@ class Result:
         """The JSON log lines of one tag (train, train_inner, valid)."""
         lines = (line.split(f"| {tag} | ", 1) for line in self.output.splitlines())
         return [json.loads(parts[1]) for parts in lines if len(parts) == 2 and parts[1].startswith("{")]
-
-
-def words_of(options):
-    """Command-line words of a dictionary; True is a flag, None and False are left out."""
-    words = []
-    for name, value in options.items():
-        if value is None or value is False:
-            continue
-        words.append("--" + name.replace("_", "-"))
-        if value is not True:
-            words.append(str(value))
-    return words
 
 
 class ProgramServer:
