@@ -73,15 +73,11 @@ class TorchrunJob:
     def kill(self, rank=None):
         """SIGKILL to one rank, or to the ranks and torchrun."""
         if rank is None:
-            os.killpg(self.agent.pid, signal.SIGKILL)
+            launcher.kill_group(self.agent)
             return
-        for pid in self.children():
+        for pid in launcher.children_of(self.agent.pid):
             if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                os.kill(int(pid), signal.SIGKILL)
-
-    def children(self):
-        """Process ids of the ranks."""
-        return Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children").read_text().split()
+                os.kill(pid, signal.SIGKILL)
 
     def wait(self, seconds):
         """Waits for the job to end -> 1 if it did not."""

@@ -112,12 +112,23 @@ def start_torchrun(command, processes=2, env=None, **options):
 
 
 def kill_group(process):
-    """Ends a process of `start_torchrun` and all that it started."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    """Ends a process of `start_torchrun` and the ranks that it started, which are in sessions of their own."""
+    ranks = []
+    if process.poll() is None:
+        os.kill(process.pid, signal.SIGSTOP)  # it starts no more while they are looked for
+        ranks = children_of(process.pid)
+    for group in [*ranks, process.pid]:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
     process.wait(timeout=10)
+
+
+def children_of(pid):
+    """Numbers of the processes that a process has started and that still are its children."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for children in lists for child in children.read_text().split()]
 
 
 def torchrun(command, processes=2, seconds=150, env=None):

@@ -1,7 +1,9 @@
 """Several processes on this machine train one model, with gloo."""
 
 import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ import torch.distributed as dist
 from .launcher import (
     RankFailed,
     describe,
+    kill_group,
     open_mpi_environment,
     python_ranks,
     slurm_environment,
+    start_torchrun,
     torchrun,
     torchrun_environment,
     train_command,
@@ -42,6 +46,31 @@ def test_ranks_that_run_a_function_meet():
 def test_a_rank_that_raises_is_reported():
     with pytest.raises(RankFailed, match="ValueError: the second one"):
         python_ranks(fail_on_rank_1)
+
+
+def test_ending_torchrun_ends_its_ranks(tmp_path):
+    script = tmp_path / "wait.py"
+    script.write_text("import os, pathlib, time\npathlib.Path(__file__).with_name(f'{os.getpid()}.pid').touch()\n"
+                      "time.sleep(100)\n")  # fmt: skip
+    process = start_torchrun([script], stdout=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while len(ranks := list(tmp_path.glob("*.pid"))) < 2 and time.monotonic() < end:
+            time.sleep(0.1)
+    finally:
+        kill_group(process)
+    assert len(ranks) == 2
+    end = time.monotonic() + 10
+    while any(is_running(rank.stem) for rank in ranks) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(is_running(rank.stem) for rank in ranks)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.fixture(scope="module")
