@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from fairseq_mhmoe.checkpoint.errors import DamagedCheckpoint, ForeignCheckpoint
+from fairseq_mhmoe.checkpoint.errors import DamagedCheckpoint
 from fairseq_mhmoe.checkpoint.layout import Experts, put_experts, rows
-from fairseq_mhmoe.checkpoint.loading import ALLOWED_TYPES, archive_damage, load, starts_as_zip
+from fairseq_mhmoe.checkpoint.loading import archive_damage, load, starts_as_zip
 from fairseq_mhmoe.checkpoint.manifest import (
     check_shard_hash,
     check_shard_size,
@@ -18,17 +18,6 @@ from fairseq_mhmoe.checkpoint.manifest import (
     read_manifest,
 )
 from fairseq_mhmoe.checkpoint.writing import FORMAT, LEFT_OUT, REFERENCE, dtype_name
-
-__all__ = [
-    "ALLOWED_TYPES",
-    "DamagedCheckpoint",
-    "ForeignCheckpoint",
-    "load",
-    "load_merged",
-    "read_experts",
-    "reference_of",
-    "verify",
-]
 
 
 def reference_of(path) -> dict | None:

@@ -16,8 +16,9 @@ from omegaconf import OmegaConf
 
 from fairseq_mhmoe.checkpoint.converting import PARAMETERS, expert_names
 from fairseq_mhmoe.checkpoint.layout import put_experts, slice_experts, take_experts
+from fairseq_mhmoe.checkpoint.loading import load
 from fairseq_mhmoe.checkpoint.manifest import checked_reference
-from fairseq_mhmoe.checkpoint.reading import check_has_experts, load, read_experts, reference_of
+from fairseq_mhmoe.checkpoint.reading import check_has_experts, read_experts, reference_of
 from fairseq_mhmoe.checkpoint.writing import REFERENCE
 from fairseq_mhmoe.integration import checkpoint_contents as contents
 from fairseq_mhmoe.integration import resume

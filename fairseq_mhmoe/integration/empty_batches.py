@@ -16,8 +16,8 @@ from fairseq_mhmoe.integration.hooks import wrap
 def install():
     """Installs the hooks of this file."""
     wrap(trainer.Trainer, "_prepare_sample", prepare_sample)
-    wrap(FairseqTask, "train_step", step)
-    wrap(FairseqTask, "valid_step", step)
+    wrap(FairseqTask, "train_step", count_blank_as_nothing)
+    wrap(FairseqTask, "valid_step", count_blank_as_nothing)
 
 
 def prepare_sample(original, self, sample, is_dummy=False):
@@ -29,7 +29,7 @@ def prepare_sample(original, self, sample, is_dummy=False):
     return original(self, sample, is_dummy)
 
 
-def step(original, task, sample, *args, **kwargs):
+def count_blank_as_nothing(original, task, sample, *args, **kwargs):
     """One batch of training or validation; a blank one counts for nothing, whatever the criterion says."""
     loss, sample_size, logged = original(task, sample, *args, **kwargs)
     if not is_text(sample) or sample.get("nsentences") != 0:

@@ -114,7 +114,7 @@ def warn_ineffective(cfg: Any, defaults: Dict[str, Any]) -> None:
     _warn(cfg, defaults, _ineffective(cfg, defaults))
 
 
-def warn_ineffective_beside(cfg: Any, group: Any, defaults: Dict[str, Any]) -> None:
+def warn_ineffective_in_group(cfg: Any, group: Any, defaults: Dict[str, Any]) -> None:
     """The same for options that concern several processes, when a model's group (`ExpertGroup`) is known."""
     _warn(cfg, defaults, _ineffective_in_group(group))
 

@@ -11,7 +11,7 @@ from typing import Any, Optional
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II, OmegaConf, open_dict
 
-from fairseq_mhmoe.models.option_checks import check_options, flag, warn_ineffective, warn_ineffective_beside
+from fairseq_mhmoe.models.option_checks import check_options, flag, warn_ineffective, warn_ineffective_in_group
 from fairseq_mhmoe.moe.config import (
     BACKENDS,
     BALANCE_SCOPES,
@@ -197,7 +197,7 @@ def moe_group(cfg: Any) -> ExpertGroup:
         raise ValueError(f"--moe-expert-parallel-size: {error}") from None
     if layout_is_chosen():
         defaults = {item.name: item.default for item in dataclasses.fields(MHMoELanguageModelConfig)}
-        warn_ineffective_beside(cfg, group, defaults)
+        warn_ineffective_in_group(cfg, group, defaults)
     return group
 
 

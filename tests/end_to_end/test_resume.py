@@ -1,9 +1,9 @@
 """20 updates at once equal 10, a checkpoint, and 10 more: bit for bit."""
 
-import hashlib
-
 import pytest
 import torch
+
+from ..distributed.watched_training import digest
 
 # Dropout, several batches per update, an epoch border between update 10 and 20, and a stop within an epoch.
 SETTINGS = dict(
@@ -31,16 +31,6 @@ def straight_and_resumed(train, tmp_path_factory):
     second = train(resumed, max_update=20, **SETTINGS)
     states = [torch.load(folder / "checkpoint_last.pt", weights_only=True) for folder in (straight, resumed)]
     return whole, second, *states
-
-
-def digest(value):
-    """{path: hash of the bytes} of every tensor and number in a nested state."""
-    if isinstance(value, dict):
-        return {f"{key}.{path}": h for key, item in value.items() for path, h in digest(item).items()}
-    if isinstance(value, list | tuple):
-        return digest(dict(enumerate(value)))
-    content = value.contiguous().view(torch.uint8).numpy().tobytes() if torch.is_tensor(value) else repr(value).encode()
-    return {"": hashlib.sha256(content).hexdigest()}
 
 
 @pytest.mark.parametrize("part", ["model", "last_optimizer_state"])
