@@ -90,6 +90,9 @@ class MHMoELanguageModelConfig(FairseqDataclass):
     moe_batch_prioritized_routing: bool = option(False, "serve tokens with large gates first when capacity is limited")
     moe_shared_expert_dim: int = option(0, "inner width of an expert that every token passes; 0: none")
     moe_expert_backend: ChoiceEnum(list(BACKENDS)) = option("auto", "how the experts' matrix products are computed")
+    moe_recompute: bool = option(
+        False, "compute the experts' pre-activations again in the backward pass: less memory, up to 1.2 x the time"
+    )
     moe_expert_parallel_size: Optional[int] = option(
         None, "processes that share one copy of the experts; default: the largest number that divides both counts"
     )
@@ -249,6 +252,7 @@ MOE_OPTIONS = {
     "residual": "mhmoe_residual",
     "shared_expert_dim": "moe_shared_expert_dim",
     "backend": "moe_expert_backend",
+    "recompute": "moe_recompute",
     "exchange": "moe_exchange",
     "rank_capacity_factor": "moe_rank_capacity_factor",
     "balance_scope": "moe_balance_scope",

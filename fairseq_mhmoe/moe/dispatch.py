@@ -74,8 +74,8 @@ def take_rows(rows: Tensor, source: Tensor, target: Tensor) -> Tensor:
     return _TakeRows.apply(rows, source, target)
 
 
-def _gather_sum(rows: Tensor, inverse: Tensor, weights: Optional[Tensor] = None) -> Tensor:
-    """out[s] = sum over k of weights[s, k] * rows[inverse[s, k]]."""
+def gather_sum(rows: Tensor, inverse: Tensor, weights: Optional[Tensor] = None) -> Tensor:
+    """out[s] = sum over k of weights[s, k] * rows[inverse[s, k]]: [M, d] -> [S, d]."""
     if inverse.numel() == 0:
         return rows.new_zeros(inverse.shape[0], rows.shape[1])
     if inverse.shape[1] == 1 and weights is None:
@@ -89,24 +89,24 @@ class _Dispatch(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, order, inverse):
         ctx.save_for_backward(inverse)
-        return x.index_select(0, _token_of(order, inverse))
+        return x.index_select(0, token_of(order, inverse))
 
     @staticmethod
     def backward(ctx, grad):
         (inverse,) = ctx.saved_tensors
-        return _gather_sum(grad.contiguous(), inverse), None, None
+        return gather_sum(grad.contiguous(), inverse), None, None
 
 
 class _Combine(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, gates, order, inverse):
         ctx.save_for_backward(rows, gates, order, inverse)
-        return _gather_sum(rows, inverse, gates)
+        return gather_sum(rows, inverse, gates)
 
     @staticmethod
     def backward(ctx, grad):
         rows, gates, order, inverse = ctx.saved_tensors
-        by_row = grad.contiguous().index_select(0, _token_of(order, inverse))
+        by_row = grad.contiguous().index_select(0, token_of(order, inverse))
         grad_gates = torch.linalg.vecdot(by_row, rows).index_select(0, inverse.view(-1)).view_as(gates)
         return by_row.mul_(gates.reshape(-1).index_select(0, order).unsqueeze(1)), grad_gates, None, None
 
@@ -117,20 +117,22 @@ class _TakeRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, source, target):
         ctx.save_for_backward(source, target)
-        return _rows_or_zero(rows, source)
+        return rows_or_zero(rows, source)
 
     @staticmethod
     def backward(ctx, grad):
         source, target = ctx.saved_tensors
-        return _rows_or_zero(grad.contiguous(), target), None, None
+        return rows_or_zero(grad.contiguous(), target), None, None
 
 
-def _rows_or_zero(rows: Tensor, index: Tensor) -> Tensor:
+def rows_or_zero(rows: Tensor, index: Tensor) -> Tensor:
+    """[M, d] -> [Q, d]: row index[q] for each q, zero for -1."""
     if rows.shape[0] == 0:
         return rows.new_zeros(index.shape[0], rows.shape[1])
     return rows.index_select(0, index.clamp(min=0)).masked_fill_((index < 0).unsqueeze(1), 0)
 
 
-def _token_of(order: Tensor, inverse: Tensor) -> Tensor:
+def token_of(order: Tensor, inverse: Tensor) -> Tensor:
+    """[M] sub-token of each sorted row."""
     top_k = inverse.shape[1]
     return order if top_k == 1 else order.div(top_k, rounding_mode="floor")

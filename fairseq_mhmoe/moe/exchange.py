@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .dispatch import Plan, invert, permute, take_rows
+from .expert_ffn import Source
 from .experts import StackedExperts
 from .parallel import ExpertGroup
 
@@ -34,13 +35,14 @@ def run_by_counts(rows: Tensor, plan: Plan, experts: StackedExperts, group: Expe
     received = [sum(by_source[i : i + local]) for i in range(0, len(by_source), local)]
     routed = rows if sum(sent) == rows.shape[0] else rows[: sum(sent)]
     here = exchange(routed, sent, received, group, where)
-    order = _by_expert(arriving, local, sum(received)) if local > 1 else None
-    if order is not None:
-        inverse = invert(order)
-        here = permute(here, order, inverse)
     sizes = [sum(by_source[expert::local]) for expert in range(local)]
-    here = experts(here, arriving.view(group.size, local).sum(0), complete=True, sizes=sizes)
-    if order is not None:
+    counts = arriving.view(group.size, local).sum(0)
+    if local == 1:
+        here = experts(here, counts, sizes=sizes)
+    else:
+        order = _by_expert(arriving, local, sum(received))
+        inverse = invert(order)
+        here = experts(here, counts, sizes=sizes, source=Source(order, inverse.unsqueeze(1)))
         here = permute(here, inverse, order)
     back = exchange(here, received, sent, group, where)
     missing = rows.shape[0] - back.shape[0]

@@ -4,12 +4,12 @@ import math
 from typing import List, Optional
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .grouped import choose_backend, expand, grouped_linear, make_groups
-
-NORM_EPS = 1e-5
+from .activations import Finish
+from .backends import choose_backend
+from .expert_ffn import Job, Source, Weights, lay_out, run_experts
+from .grouped import Products
 
 
 class StackedExperts(nn.Module):
@@ -30,12 +30,14 @@ class StackedExperts(nn.Module):
         rms_norm: bool = False,
         dropout: float = 0.0,
         backend: str = "auto",
+        recompute: bool = False,
         first: int = 0,
     ) -> None:
         """Makes experts `first` .. `first` + N - 1 of a layer; the others may live in other processes."""
         super().__init__()
         self.num_experts, self.ffn_dim, self.first = num_experts, ffn_dim, first
-        self.activation, self.rms_norm, self.dropout, self.backend = activation, rms_norm, dropout, backend
+        self.activation, self.rms_norm, self.dropout = activation, rms_norm, dropout
+        self.backend, self.recompute = backend, recompute
         inner = 2 * ffn_dim if activation == "swiglu" else ffn_dim
         self.w_in = nn.Parameter(torch.empty(num_experts, inner, d))
         self.w_out = nn.Parameter(torch.empty(num_experts, d, ffn_dim))
@@ -72,58 +74,39 @@ class StackedExperts(nn.Module):
                 parameter.mul_(factor)
 
     def forward(
-        self, x: Tensor, counts: Tensor, complete: bool = True, sizes: Optional[List[int]] = None
+        self,
+        x: Tensor,
+        counts: Tensor,
+        complete: bool = True,
+        sizes: Optional[List[int]] = None,
+        source: Optional[Source] = None,
+        most: Optional[int] = None,
     ) -> Tensor:
         """Run each row through its expert.
 
         Args:
-            x: [M, d] rows sorted by expert.
+            x: [M, d] rows sorted by expert; with a source [S, d] the rows that these are copies of.
             counts: [N] rows per expert, on x's device.
             complete: that the counts add up to M; rows behind them get no expert and an arbitrary finite output.
             sizes: the counts on the host, where they are known there already.
+            source: which row of x each of the M rows is.
+            most: upper bound of every count, where one is known on the host.
         Returns:
             [M, d]
         """
-        width, inner = self.w_out.shape[1], self.w_in.shape[1]
-        backend = choose_backend(self.backend, x, [width, inner, self.ffn_dim])
-        groups = make_groups(counts, x.shape[0], complete, backend, sizes)
-        row_expert = groups.row_group() if self.b_in is not None or self.norm_weight is not None else None
-        hidden = grouped_linear(x, self.w_in.to(x.dtype), groups)
-        if self.b_in is not None:
-            hidden = hidden + expand(self.b_in.to(x.dtype), row_expert)
-        hidden = F.dropout(self._activate(hidden), self.dropout, self.training)
+        rows = x.shape[0] if source is None else source.order.numel()
+        backend = choose_backend(self.backend, x, [self.w_out.shape[1], self.w_in.shape[1], self.ffn_dim])
+        products, slots = lay_out(backend, counts, rows, complete, sizes, most)
+        finish = self._finish(products, x)
+        job = Job(products, self.activation, finish, self.recompute, source, slots)
+        parameters = (self.w_in, self.b_in, self.w_out, self.b_out, self.norm_weight, self.norm_bias)
+        return run_experts(x, Weights(*(None if p is None else p.to(x.dtype) for p in parameters)), job)
+
+    def _finish(self, products: Products, x: Tensor) -> Finish:
+        keep = norm = row_group = None
+        if self.dropout and self.training:
+            shape = (products.rows, self.ffn_dim)
+            keep = torch.empty(shape, dtype=torch.bool, device=x.device).bernoulli_(1 - self.dropout)
         if self.norm_weight is not None:
-            hidden = self._normalize(hidden, row_expert)
-        y = grouped_linear(hidden, self.w_out.to(x.dtype), groups)
-        return y if self.b_out is None else y + expand(self.b_out.to(x.dtype), row_expert)
-
-    def _activate(self, hidden: Tensor) -> Tensor:
-        if self.activation == "swiglu":
-            return _SwiGLU.apply(hidden)
-        return F.gelu(hidden) if self.activation == "gelu" else F.relu(hidden)
-
-    def _normalize(self, hidden: Tensor, row_expert: Tensor) -> Tensor:
-        shape = (self.ffn_dim,)
-        norm = F.rms_norm(hidden, shape, eps=NORM_EPS) if self.rms_norm else F.layer_norm(hidden, shape, eps=NORM_EPS)
-        norm = norm * expand(self.norm_weight.to(norm.dtype), row_expert)
-        return norm if self.norm_bias is None else norm + expand(self.norm_bias.to(norm.dtype), row_expert)
-
-
-class _SwiGLU(torch.autograd.Function):
-    """silu(gate) * up for [M, 2F] = gate | up, with one gradient buffer and only the input kept."""
-
-    @staticmethod
-    def forward(ctx, hidden):
-        ctx.save_for_backward(hidden)
-        gate, up = hidden.chunk(2, 1)
-        return F.silu(gate).mul_(up)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (hidden,) = ctx.saved_tensors
-        gate, up = hidden.chunk(2, 1)
-        grad_hidden = torch.empty_like(hidden)
-        grad_gate, grad_up = grad_hidden.chunk(2, 1)
-        torch.mul(grad, F.silu(gate), out=grad_up)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
-        return grad_hidden
+            norm, row_group = ("rms" if self.rms_norm else "layer"), products.row_group()
+        return Finish(keep, 1 - self.dropout, norm, row_group)

@@ -1,31 +1,44 @@
-"""Matrix products over groups of rows, one weight a group (M rows, N groups, `in` and `out` widths).
+"""Matrix products over groups of rows, one weight a group (M rows, N groups, `in` and `out` widths, C slots a group).
 
-Rows behind the last group belong to nobody: they come out zero, and so do their gradients.
+Three back ends compute the same four products. Rows behind the last group belong to nobody: products leave them zero.
 """
 
-import logging
-from functools import cache
-from typing import List, NamedTuple, Optional
+from abc import ABC, abstractmethod
+from typing import Callable, List, Optional
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
-
-_torch_grouped_mm = getattr(F, "grouped_mm", None)
-_ALIGNMENT = 16  # bytes: torch's grouped_mm takes only such strides
+from .backends import torch_grouped_mm
 
 
-class Groups(NamedTuple):
-    """How M rows, sorted by group, fall into N groups."""
+class Products(ABC):
+    """Products of M rows that lie sorted by group. Without autograd: `expert_ffn` puts them together.
 
-    counts: Tensor  # [N] rows per group, on the device
-    rows: int  # M
-    complete: bool  # no row lies behind the last group
-    backend: str  # "loop" or "grouped_mm"
-    sizes: Optional[List[int]]  # the counts on the host, for the loop
-    ends: Optional[Tensor]  # [N] int32 end of each group, for grouped_mm
+    Args:
+        counts: [N] rows of each group, on the device.
+        rows: M.
+        complete: that the counts add up to M.
+    """
+
+    def __init__(self, counts: Tensor, rows: int, complete: bool) -> None:
+        self.counts, self.rows, self.complete = counts, rows, complete
+
+    @abstractmethod
+    def linear(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+        """y[r] = x[r] W_g^T + b_g for each row r of group g: [M, in], [N, out, in], [N, out] or None -> [M, out]."""
+
+    @abstractmethod
+    def input_grad(self, grad: Tensor, weight: Tensor) -> Tensor:
+        """Gradient of x: [M, out], [N, out, in] -> [M, in]."""
+
+    @abstractmethod
+    def weight_grad(self, grad: Tensor, x: Tensor) -> Tensor:
+        """Gradient of the weight: [M, out], [M, in] -> [N, out, in]."""
+
+    @abstractmethod
+    def group_sum(self, rows: Tensor) -> Tensor:
+        """Sum over each group's rows, the gradient of what they share: [M, width] -> [N, width]; zero behind groups."""
 
     def row_group(self) -> Tensor:
         """[M] group of each row; the last one for rows behind it."""
@@ -34,148 +47,114 @@ class Groups(NamedTuple):
         return torch.searchsorted(ends, rows, right=True).clamp_(max=ends.numel() - 1)
 
 
-def make_groups(
-    counts: Tensor, rows: int, complete: bool, backend: str, sizes: Optional[List[int]] = None
-) -> Groups:
-    """Prepare what the back end needs; the loop copies the counts to the host, once, unless `sizes` holds them."""
-    if backend == "loop":
-        if sizes is None:
-            sizes = [rows] if complete and counts.numel() == 1 else counts.tolist()
-        return Groups(counts, rows, complete, backend, sizes, None)
-    return Groups(counts, rows, complete, backend, None, counts.cumsum(0).to(torch.int32))
-
-
-def choose_backend(requested: str, x: Tensor, widths: List[int]) -> str:
-    """The back end for rows like x and matrices of these widths.
-
-    "auto" takes torch's grouped_mm where it is fast: on the CPU and for bfloat16 on compute capability 9 and above.
-    Elsewhere (V100, A100, float64, float16 on a CPU) a loop over the experts is faster or the only way.
-
-    Raises:
-        ValueError: grouped_mm was asked for and can't take these rows.
-    """
-    if requested == "loop" or x.shape[0] == 0:
-        return "loop"
-    reason = _grouped_mm_refuses(x.dtype, tuple(widths))
-    if requested == "grouped_mm":
-        if reason:
-            raise ValueError(f"expert back end grouped_mm: {reason}; expected backend 'loop' or 'auto' here")
-        return requested
-    device = x.device
-    chosen = "loop" if reason or not _grouped_mm_is_fast(device.type, device.index, x.dtype) else "grouped_mm"
-    _log_choice(chosen, device.type, str(x.dtype), reason or "")
-    return chosen
-
-
-def _grouped_mm_refuses(dtype: torch.dtype, widths) -> str:
-    if _torch_grouped_mm is None:
-        return "this torch has no grouped_mm"
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"it does not take {dtype}"
-    odd = [w for w in widths if w * dtype.itemsize % _ALIGNMENT]
-    return f"widths {odd} are no multiples of {_ALIGNMENT} bytes" if odd else ""
-
-
-@cache
-def _grouped_mm_is_fast(device_type: str, index: Optional[int], dtype: torch.dtype) -> bool:
-    if device_type in ("cpu", "meta"):
-        return dtype != torch.float16
-    if device_type == "cuda":
-        return dtype == torch.bfloat16 and torch.cuda.get_device_capability(index)[0] >= 9
-    return False
-
-
-@cache
-def _log_choice(chosen: str, device_type: str, dtype: str, reason: str) -> None:
-    why = f" ({reason})" if reason else ""
-    logger.info("expert matrix products: back end %s for %s on %s%s", chosen, dtype, device_type, why)
-
-
-def grouped_linear(x: Tensor, weight: Tensor, groups: Groups) -> Tensor:
-    """y[r] = x[r] W_g^T for each row r of group g.
+class LoopProducts(Products):
+    """One matrix product per group into slices of one buffer: every device and dtype.
 
     Args:
-        x: [M, in] rows sorted by group.
-        weight: [N, out, in].
-        groups: from `make_groups`.
-    Returns:
-        [M, out]
+        sizes: the counts on the host.
     """
-    if groups.backend == "loop":
-        return _LoopLinear.apply(x, weight, groups.sizes)
-    return _GroupedLinear.apply(x, weight, groups.ends, groups.complete)
 
+    def __init__(self, counts: Tensor, rows: int, complete: bool, sizes: List[int]) -> None:
+        super().__init__(counts, rows, complete)
+        self.end = sum(sizes)
+        starts = [0]
+        for size in sizes:
+            starts.append(starts[-1] + size)
+        self.filled = [(group, slice(starts[group], starts[group + 1])) for group, size in enumerate(sizes) if size]
+        self.empty = [group for group, size in enumerate(sizes) if not size]
 
-def expand(table: Tensor, row_group: Tensor) -> Tensor:
-    """[N, width] -> [M, width]: each row gets its group's vector (its backward is deterministic on CUDA too)."""
-    return F.embedding(row_group, table)
+    def linear(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+        y, weights = x.new_empty(x.shape[0], weight.shape[1]), weight.unbind(0)
+        for group, rows in self.filled:
+            if bias is None:
+                torch.mm(x[rows], weights[group].t(), out=y[rows])
+            else:
+                torch.addmm(bias[group], x[rows], weights[group].t(), out=y[rows])
+        return self._zero_tail(y)
 
+    def input_grad(self, grad: Tensor, weight: Tensor) -> Tensor:
+        grad_x, weights = grad.new_empty(grad.shape[0], weight.shape[2]), weight.unbind(0)
+        for group, rows in self.filled:
+            torch.mm(grad[rows], weights[group], out=grad_x[rows])
+        return self._zero_tail(grad_x)
 
-class _LoopLinear(torch.autograd.Function):
-    """One matrix product per group into slices of one buffer: every device and dtype."""
+    def weight_grad(self, grad: Tensor, x: Tensor) -> Tensor:
+        result = grad.new_empty(self.counts.numel(), grad.shape[1], x.shape[1])
+        return self._into(result, lambda rows, out: torch.mm(grad[rows].t(), x[rows], out=out))
 
-    @staticmethod
-    def forward(ctx, x, weight, sizes):
-        ctx.save_for_backward(x, weight)
-        ctx.sizes = sizes
-        y = x.new_empty(x.shape[0], weight.shape[1])
-        for _, start, size, w in _filled_groups(sizes, weight):
-            torch.mm(x[start : start + size], w.t(), out=y[start : start + size])
-        return _zero_tail(y, sizes)
+    def group_sum(self, rows: Tensor) -> Tensor:
+        result = rows.new_empty(self.counts.numel(), rows.shape[1])
+        return self._into(result, lambda part, out: torch.sum(rows[part], 0, out=out))
 
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        grad = grad.contiguous()
-        need_x, need_weight, _ = ctx.needs_input_grad
-        grad_x = torch.empty_like(x) if need_x else None
-        grad_weight = torch.zeros_like(weight) if need_weight else None
-        for group, start, size, w in _filled_groups(ctx.sizes, weight):
-            g = grad[start : start + size]
-            if need_x:
-                torch.mm(g, w, out=grad_x[start : start + size])
-            if need_weight:
-                torch.mm(g.t(), x[start : start + size], out=grad_weight[group])
-        if need_x:
-            _zero_tail(grad_x, ctx.sizes)
-        return grad_x, grad_weight, None
+    def _into(self, result: Tensor, compute: Callable[[slice, Tensor], Tensor]) -> Tensor:
+        """Fill one slice a group; those without rows are zero (and nothing else is written twice)."""
+        parts = result.unbind(0)
+        for group in self.empty:
+            parts[group].zero_()
+        for group, rows in self.filled:
+            compute(rows, parts[group])
+        return result
 
-
-def _filled_groups(sizes: List[int], weight: Tensor):
-    """(group, first row, rows, its weight [out, in]) of every group that has rows."""
-    start = 0
-    for group, (size, w) in enumerate(zip(sizes, weight.unbind(0))):
-        if size:
-            yield group, start, size, w
-        start += size
-
-
-def _zero_tail(rows: Tensor, sizes: List[int]) -> Tensor:
-    rows[sum(sizes) :].zero_()
-    return rows
-
-
-class _GroupedLinear(torch.autograd.Function):
-    """torch's grouped_mm; what it leaves unwritten behind the last group is zeroed when there may be any."""
-
-    @staticmethod
-    def forward(ctx, x, weight, ends, complete):
-        ctx.save_for_backward(x, weight, ends)
-        ctx.complete = complete
-        return _masked(_torch_grouped_mm(x, weight.transpose(1, 2), offs=ends), ends, complete)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight, ends = ctx.saved_tensors
-        grad = grad.contiguous()
-        need_x, need_weight = ctx.needs_input_grad[:2]
-        grad_x = _masked(_torch_grouped_mm(grad, weight, offs=ends), ends, ctx.complete) if need_x else None
-        grad_weight = _torch_grouped_mm(grad.t(), x, offs=ends) if need_weight else None
-        return grad_x, grad_weight, None, None
-
-
-def _masked(rows: Tensor, ends: Tensor, complete: bool) -> Tensor:
-    if complete:
+    def _zero_tail(self, rows: Tensor) -> Tensor:
+        rows[self.end :].zero_()
         return rows
-    behind = torch.arange(rows.shape[0], device=rows.device) >= ends[-1]
-    return rows.masked_fill_(behind.unsqueeze(1), 0)
+
+
+class GroupedMMProducts(Products):
+    """torch's grouped_mm, which leaves rows behind the last group unwritten: they are zeroed when there may be any."""
+
+    def __init__(self, counts: Tensor, rows: int, complete: bool) -> None:
+        super().__init__(counts, rows, complete)
+        self.ends = counts.cumsum(0).to(torch.int32)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+        y = torch_grouped_mm(x, weight.transpose(1, 2), offs=self.ends)
+        if bias is not None:
+            y.add_(bias.index_select(0, self.row_group()))
+        return self._zero_tail(y)
+
+    def input_grad(self, grad: Tensor, weight: Tensor) -> Tensor:
+        return self._zero_tail(torch_grouped_mm(grad, weight, offs=self.ends))
+
+    def weight_grad(self, grad: Tensor, x: Tensor) -> Tensor:
+        return torch_grouped_mm(grad.t(), x, offs=self.ends)
+
+    def group_sum(self, rows: Tensor) -> Tensor:
+        # An embedding's gradient is the same sum, and deterministic on CUDA, where index_add is not.
+        return torch.ops.aten.embedding_dense_backward(
+            self._zero_tail(rows), self.row_group(), self.counts.numel(), -1, False
+        )
+
+    def _zero_tail(self, rows: Tensor) -> Tensor:
+        if self.complete:
+            return rows
+        behind = torch.arange(rows.shape[0], device=rows.device) >= self.ends[-1]
+        return rows.masked_fill_(behind.unsqueeze(1), 0)
+
+
+class BatchedProducts(Products):
+    """Batched products of groups that have C rows each, filled up with rows of zeros (`Slots`)."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+        x, transposed = self._batched(x), weight.transpose(1, 2)
+        y = torch.bmm(x, transposed) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, transposed)
+        return y.flatten(0, 1)
+
+    def input_grad(self, grad: Tensor, weight: Tensor) -> Tensor:
+        return torch.bmm(self._batched(grad), weight).flatten(0, 1)
+
+    def weight_grad(self, grad: Tensor, x: Tensor) -> Tensor:
+        return torch.bmm(self._batched(grad).transpose(1, 2), self._batched(x))
+
+    def group_sum(self, rows: Tensor) -> Tensor:
+        return self._batched(rows).sum(1)
+
+    def row_group(self) -> Tensor:
+        groups = self.counts.numel()
+        return torch.arange(groups, device=self.counts.device).repeat_interleave(
+            self.rows // groups, output_size=self.rows
+        )
+
+    def _batched(self, rows: Tensor) -> Tensor:
+        groups = self.counts.numel()
+        return rows.view(groups, self.rows // groups, rows.shape[1])

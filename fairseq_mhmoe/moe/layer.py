@@ -15,6 +15,7 @@ from . import stats as layer_stats
 from .config import MoEConfig
 from .dispatch import Plan, combine, count_experts, dispatch, make_plan
 from .exchange import run_by_capacity, run_by_counts, sum_over_ranks
+from .expert_ffn import Source
 from .experts import StackedExperts
 from .losses import load_balancing_loss, router_z_loss
 from .parallel import ExpertGroup
@@ -63,7 +64,7 @@ class MoELayer(nn.Module):
 
     def _build_experts(self, first: int, end: int, d: int, ffn_dim: int) -> StackedExperts:
         c = self.config
-        rules = c.activation, c.bias, c.subln, c.rms_norm, c.activation_dropout, c.backend
+        rules = c.activation, c.bias, c.subln, c.rms_norm, c.activation_dropout, c.backend, c.recompute
         return StackedExperts(end - first, d, ffn_dim, *rules, first=first)
 
     def reset_parameters(self) -> None:
@@ -112,7 +113,7 @@ class MoELayer(nn.Module):
         l_aux = load_balancing_loss(
             selection.probs, selection.choices[:, 0], valid, self.config.padding == "counted", total
         )
-        return y, l_aux, router_z_loss(logits, valid, total), statistics
+        return y, l_aux, router_z_loss(selection.log_sums, valid, total), statistics
 
     def valid_sub_tokens(self, padding_mask: Optional[Tensor]) -> Optional[Tensor]:
         """[B, T] mask of pads -> [S] True for real sub-tokens; each inherits its token's mask."""
@@ -125,21 +126,23 @@ class MoELayer(nn.Module):
         """[S, d] -> [S, d] and the statistics."""
         num_experts = self.config.num_experts
         plan = make_plan(selection.experts, num_experts, complete=selection.experts is selection.choices)
-        out = combine(self._experts_of_all_ranks(dispatch(sub, plan), plan), selection.gates, plan)
+        out = combine(self._experts_of_all_ranks(sub, plan), selection.gates, plan)
         if self.config.residual:
             out = out + sub
         dropless = selection.experts is selection.wanted
         load = plan.counts if dropless else count_experts(selection.wanted, num_experts)
         return out, layer_stats.pack(selection, plan.counts, load, valid)
 
-    def _experts_of_all_ranks(self, rows: Tensor, plan: Plan) -> Tensor:
-        """[S*K, d] -> [S*K, d], rows sorted by expert, wherever the expert lives."""
+    def _experts_of_all_ranks(self, sub: Tensor, plan: Plan) -> Tensor:
+        """[S, d] -> [S*K, d], each sub-token through its K experts, sorted by expert, wherever the expert lives."""
+        most = capacity_bound(self.config, self.training, sub.shape[0])
         if self.group.size == 1:
-            return self.experts(rows, plan.counts, plan.complete)
+            source = Source(plan.order, plan.inverse)
+            return self.experts(sub, plan.counts, plan.complete, source=source, most=most)
+        rows = dispatch(sub, plan)
         where = (self.experts, self.group, self.name)
         if self.config.exchange == "capacity":
-            slots = capacity_bound(self.config, self.training, plan.inverse.shape[0])
-            return run_by_capacity(rows, plan, slots, *where)
+            return run_by_capacity(rows, plan, most, *where)
         return run_by_counts(rows, plan, *where)
 
     def _run_shared(self, x: Tensor) -> Tensor:

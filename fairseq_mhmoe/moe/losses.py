@@ -45,22 +45,22 @@ def load_balancing_loss(
 
 
 def router_z_loss(
-    logits: Tensor, valid: Optional[Tensor] = None, total: Optional[Callable[[Tensor], Tensor]] = None
+    log_sums: Tensor, valid: Optional[Tensor] = None, total: Optional[Callable[[Tensor], Tensor]] = None
 ) -> Tensor:
     """Mean square of log sum exp of the logits (ST-MoE, arXiv 2202.08906 eq. 5): keeps logits small.
 
     Args:
-        logits: [S, N] float32.
+        log_sums: [S] log sum exp of each sub-token's logits, float32.
         valid: [S] False where the sub-token is padding; None when none is.
         total: as in `load_balancing_loss`.
     Returns:
         scalar; 0.0 without any token.
     """
-    squares = torch.logsumexp(logits, dim=1).square()
+    squares = log_sums.square()
     if valid is None:
-        squares_sum, count = squares.sum(), squares.new_full((), logits.shape[0])
+        squares_sum, count = squares.sum(), squares.new_full((), squares.shape[0])
     else:
-        weight = valid.to(logits.dtype)
+        weight = valid.to(squares.dtype)
         squares_sum, count = torch.dot(squares, weight), weight.sum()
     if total is not None:
         squares_sum, count = total(torch.stack([squares_sum, count])).unbind()

@@ -6,6 +6,7 @@ from typing import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .config import MoEConfig
 from .precision import without_autocast
@@ -24,13 +25,30 @@ class Router(nn.Module):
         return super()._apply(keep_precision, recurse)
 
     def logits(self, x: Tensor) -> Tensor:
-        """[S, d] in the router's precision -> [S, N]."""
+        """[S, d] in any precision -> [S, N] in the router's."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """[S, d] -> logits [S, N] in float32 (float64 for a float64 router), whatever the precision around it."""
         with without_autocast(x.device.type):
-            return self.logits(x.to(next(self.parameters()).dtype))
+            return self.logits(x)
+
+
+class _Linear(torch.autograd.Function):
+    """x W^T in the precision of W: [S, d], [N, d] -> [S, N]; x is kept as it came, not as a float32 copy."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return x.to(weight.dtype) @ weight.t()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        with without_autocast(grad.device.type):
+            grad_x = (grad @ weight).to(x.dtype) if ctx.needs_input_grad[0] else None
+            return grad_x, grad.t() @ x.to(weight.dtype)
 
 
 class SoftmaxRouter(Router):
@@ -48,7 +66,7 @@ class SoftmaxRouter(Router):
 
     def logits(self, x: Tensor) -> Tensor:
         """x W_g^T: [S, d] -> [S, N]."""
-        return F.linear(x, self.weight)
+        return _Linear.apply(x, self.weight)
 
 
 class _EmbeddingRouter(Router):
@@ -56,13 +74,17 @@ class _EmbeddingRouter(Router):
 
     def __init__(self, d: int, num_experts: int, dim: int) -> None:
         super().__init__()
-        self.projection = nn.Linear(d, dim, bias=False)
+        self.projection = nn.Linear(d, dim, bias=False)  # applied by `project`
         self.embedding = nn.Parameter(torch.empty(num_experts, dim))
 
     def reset_parameters(self) -> None:
         """Projection as nn.Linear; embeddings orthogonal, gain 0.32 (torchscale)."""
         self.projection.reset_parameters()
         nn.init.orthogonal_(self.embedding, gain=0.32)
+
+    def project(self, x: Tensor) -> Tensor:
+        """[S, d] -> [S, dim]."""
+        return _Linear.apply(x, self.projection.weight)
 
 
 class CosineRouter(_EmbeddingRouter):
@@ -84,7 +106,7 @@ class CosineRouter(_EmbeddingRouter):
 
     def logits(self, x: Tensor) -> Tensor:
         """Cosine over temperature: [S, d] -> [S, N]."""
-        cosine = F.normalize(self.projection(x), dim=1) @ F.normalize(self.embedding, dim=1).t()
+        cosine = F.normalize(self.project(x), dim=1) @ F.normalize(self.embedding, dim=1).t()
         return cosine * torch.exp(-self.log_temperature)
 
 
@@ -114,7 +136,7 @@ class TorchscaleCosineRouter(_EmbeddingRouter):
     def logits(self, x: Tensor) -> Tensor:
         """Projection times normalised embeddings: [S, d] -> [S, N]."""
         embedding = self.embedding + (self.rescaled_embedding() - self.embedding.detach())
-        return self.projection(x) @ F.normalize(embedding, dim=1, eps=1e-4).t()
+        return self.project(x) @ F.normalize(embedding, dim=1, eps=1e-4).t()
 
 
 def build_router(config: MoEConfig) -> Router:

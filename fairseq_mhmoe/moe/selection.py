@@ -8,6 +8,7 @@ from typing import NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .config import MoEConfig
 
@@ -15,7 +16,9 @@ from .config import MoEConfig
 class Selection(NamedTuple):
     """Where each sub-token goes. An expert id of N means: nowhere."""
 
+    logits: Tensor  # [S, N]
     probs: Tensor  # [S, N] softmax of the logits
+    log_sums: Tensor  # [S] log of the sum of exp(logits)
     choices: Tensor  # [S, K] experts by preference, before anything is dropped
     wanted: Tensor  # [S, K] choices less pads and second experts that the policy left out
     experts: Tensor  # [S, K] wanted less those beyond an expert's or a rank's capacity
@@ -46,6 +49,7 @@ def select_experts(
     probs = torch.softmax(logits, dim=1)
     policy = config.second_policy if training or config.sample_in_eval else "all"
     choices = _choose(logits.detach() if policy == "sampling" else probs.detach(), top_k, policy, noise)
+    log_sums = _LogSumExp.apply(logits, probs.detach(), choices[:, :1])
     gates = probs.gather(1, choices)
     if config.normalize_gates == "before":
         gates = _normalize(gates)
@@ -69,7 +73,22 @@ def select_experts(
         gates = gates * (experts < num_experts)
     if config.normalize_gates == "after":
         gates = _normalize(gates)
-    return Selection(probs, choices, wanted, experts, gates, locations)
+    return Selection(logits, probs, log_sums, choices, wanted, experts, gates, locations)
+
+
+class _LogSumExp(torch.autograd.Function):
+    """logsumexp of the logits, read off a softmax that exists already: l_i - log p_i for any i, here the largest."""
+
+    @staticmethod
+    def forward(ctx, logits, probs, largest):
+        ctx.save_for_backward(probs)
+        return (logits.gather(1, largest) - probs.gather(1, largest).log()).squeeze(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (probs,) = ctx.saved_tensors
+        return probs * grad.unsqueeze(1), None, None
 
 
 def queue_locations(experts: Tensor, num_experts: int, priority: Optional[Tensor] = None) -> Tensor:

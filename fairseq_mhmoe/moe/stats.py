@@ -19,13 +19,15 @@ def pack(selection: Selection, counts: Tensor, load: Tensor, valid) -> Tensor:
         load: [N] choices that experts were wanted for, before capacity dropped any.
         valid: [S] False for pads; None when all count.
     """
-    probs = selection.probs.detach()
-    entropy = -torch.special.xlogy(probs, probs).sum(1)
+    # -sum p log p = log sum exp(l) - sum p l, with no logarithm of [S, N] numbers
+    probs, logits, log_sums = (t.detach() for t in (selection.probs, selection.logits, selection.log_sums))
     if valid is None:
-        sub_tokens, entropy_sum = entropy.new_full((), entropy.numel()), entropy.sum()
+        sub_tokens = probs.new_full((), probs.shape[0])
+        entropy_sum = log_sums.sum() - torch.dot(probs.flatten(), logits.flatten())
     else:
-        weight = valid.to(entropy.dtype)
-        sub_tokens, entropy_sum = weight.sum(), torch.dot(entropy, weight)
+        weight = valid.to(probs.dtype)
+        sub_tokens = weight.sum()
+        entropy_sum = torch.dot(log_sums - torch.linalg.vecdot(probs, logits), weight)
     dropped = (load - counts).sum()
     return torch.cat([load.float(), torch.stack([sub_tokens.float(), dropped.float(), entropy_sum.float()])])
 

@@ -176,6 +176,7 @@ EFFECTS = [
     ("moe_batch_prioritized_routing", True, EXPERTS | dict(moe_capacity_factor=0.5), "output"),
     ("moe_shared_expert_dim", 16, EXPERTS, "parameters"),
     ("moe_expert_backend", "grouped_mm", EXPERTS | dict(moe_ffn_dim=13), "error in use"),
+    ("moe_recompute", True, EXPERTS, "less is kept"),
     ("moe_expert_parallel_size", 3, EXPERTS, "error"),
     # what these do between processes is tested in tests/distributed
     ("moe_exchange", "capacity", EXPERTS | dict(moe_capacity_factor=2.0), "warning"),
@@ -208,6 +209,13 @@ def count_block_runs(model, batch, monkeypatch):
     return len(runs)
 
 
+def numbers_kept_for_backward(model, batch):
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        model(batch)
+    return sum(kept)
+
+
 @pytest.mark.parametrize("name, value, others, effect", EFFECTS)
 def test_option_has_its_effect(build, tokens, caplog, monkeypatch, name, value, others, effect):
     caplog.set_level(logging.WARNING)
@@ -229,6 +237,8 @@ def test_option_has_its_effect(build, tokens, caplog, monkeypatch, name, value, 
         assert not torch.allclose(logits(before, batch, training), logits(after, batch, training), atol=1e-6)
     elif effect == "recomputation":
         assert count_block_runs(after, batch, monkeypatch) == 2 * count_block_runs(before, batch, monkeypatch)
+    elif effect == "less is kept":
+        assert numbers_kept_for_backward(after, batch) < numbers_kept_for_backward(before, batch)
     elif effect == "warning":
         assert any("--" + name.replace("_", "-") + " has no effect" in r.message for r in caplog.records)
     elif effect == "error in use":

@@ -3,85 +3,89 @@
 import pytest
 import torch
 
-from fairseq_mhmoe.moe.grouped import choose_backend, expand, grouped_linear, make_groups
+from fairseq_mhmoe.moe.expert_ffn import lay_out, make_slots
+from fairseq_mhmoe.moe.grouped import BatchedProducts, GroupedMMProducts, LoopProducts
+
+IN, OUT = 8, 16
+COUNTS = [([3, 1, 4], 0), ([3, 1, 4], 3), ([0, 5, 0], 0), ([0, 5, 0], 3), ([0, 0, 0], 3), ([7, 0, 0], 0)]
 
 
-def run(backend, counts, dtype=torch.float32, tail=0, d=8, width=16):
+def products_of(backend, counts, rows):
+    complete = sum(counts) == rows
+    if backend == "loop":
+        return LoopProducts(torch.tensor(counts), rows, complete, counts)
+    return GroupedMMProducts(torch.tensor(counts), rows, complete)
+
+
+def everything(products, dtype, counts, rows):
+    """linear, input_grad, weight_grad, group_sum of the same random tensors."""
     torch.manual_seed(1)
-    counts = torch.tensor(counts)
-    rows = int(counts.sum()) + tail
-    x = torch.randn(rows, d, dtype=dtype, requires_grad=True)
-    weight = torch.randn(len(counts), width, d, dtype=dtype, requires_grad=True)
-    groups = make_groups(counts, rows, tail == 0, backend)
-    y = grouped_linear(x, weight, groups)
-    (y * torch.randn(y.shape, dtype=dtype)).sum().backward()
-    return y, x, weight, groups
+    x, grad = torch.randn(rows, IN, dtype=dtype), torch.randn(rows, OUT, dtype=dtype)
+    weight, bias = torch.randn(len(counts), OUT, IN, dtype=dtype), torch.randn(len(counts), OUT, dtype=dtype)
+    return {
+        "linear": products.linear(x, weight, None),
+        "biased": products.linear(x, weight, bias),
+        "input_grad": products.input_grad(grad, weight),
+        "weight_grad": products.weight_grad(grad, x),
+        "group_sum": products.group_sum(grad.clone()),
+    }, (x, grad, weight, bias)
 
 
-@pytest.mark.parametrize(
-    "counts, tail", [([3, 1, 4], 0), ([3, 1, 4], 3), ([0, 5, 0], 0), ([0, 5, 0], 3), ([0, 0, 0], 3), ([7, 0, 0], 0)]
-)
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
-def test_back_ends_agree(counts, tail, dtype, tolerance):
-    loop = run("loop", counts, dtype, tail)
-    grouped = run("grouped_mm", counts, dtype, tail)
-    for ours, theirs in zip((grouped[0], grouped[1].grad, grouped[2].grad), (loop[0], loop[1].grad, loop[2].grad)):
-        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+@pytest.mark.parametrize("counts, tail", COUNTS)
+@pytest.mark.parametrize("backend", ["loop", "grouped_mm"])
+def test_equal_one_linear_layer_a_group(backend, counts, tail):
+    rows = sum(counts) + tail
+    ours, (x, grad, weight, bias) = everything(products_of(backend, counts, rows), torch.float32, counts, rows)
+    per_group = list(zip(x.split([*counts, tail]), grad.split([*counts, tail]), weight, bias))
+    zero_in, zero_out = x.new_zeros(tail, IN), x.new_zeros(tail, OUT)
+    theirs = {
+        "linear": torch.cat([a @ w.t() for a, _, w, _ in per_group] + [zero_out]),
+        "biased": torch.cat([a @ w.t() + b for a, _, w, b in per_group] + [zero_out]),
+        "input_grad": torch.cat([g @ w for _, g, w, _ in per_group] + [zero_in]),
+        "weight_grad": torch.stack([g.t() @ a for a, g, _, _ in per_group]),
+        "group_sum": torch.stack([g.sum(0) for _, g, _, _ in per_group]),
+    }
+    for name, expected in theirs.items():
+        torch.testing.assert_close(ours[name], expected, rtol=1e-6, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("counts, tail", COUNTS)
+def test_half_precision_agrees_too(counts, tail):
+    rows = sum(counts) + tail
+    loop, _ = everything(products_of("loop", counts, rows), torch.bfloat16, counts, rows)
+    grouped, _ = everything(products_of("grouped_mm", counts, rows), torch.bfloat16, counts, rows)
+    for name, expected in loop.items():
+        torch.testing.assert_close(grouped[name], expected, rtol=2e-2, atol=2e-2, msg=name)
+
+
+def test_batched_products_of_equal_groups_equal_the_loop():
+    counts = [4, 4, 4]
+    loop, _ = everything(products_of("loop", counts, 12), torch.float32, counts, 12)
+    batched, _ = everything(BatchedProducts(torch.tensor(counts), 12, True), torch.float32, counts, 12)
+    for name, expected in loop.items():
+        torch.testing.assert_close(batched[name], expected, rtol=1e-6, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("backend", ["loop", "grouped_mm"])
-def test_rows_behind_the_groups_are_zero(backend):
-    y, x, _, _ = run(backend, [2, 3], tail=4)
-    assert (y[5:] == 0).all() and (x.grad[5:] == 0).all()
-    assert (y[:5] != 0).all()
+def test_each_row_knows_its_group(backend):
+    assert products_of(backend, [2, 0, 1], 5).row_group().tolist() == [0, 0, 2, 2, 2]
 
 
-def test_equals_one_linear_a_group():
-    y, x, weight, _ = run("loop", [2, 0, 3])
-    torch.testing.assert_close(y, torch.cat([x[:2] @ weight[0].t(), x[2:] @ weight[2].t()]))
+def test_each_slot_knows_its_group():
+    assert BatchedProducts(torch.tensor([2, 1]), 6, True).row_group().tolist() == [0, 0, 0, 1, 1, 1]
 
 
-def test_loop_gradients_are_those_of_finite_differences():
-    groups = make_groups(torch.tensor([2, 0, 1]), 4, False, "loop")
-    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, w: grouped_linear(x, w, groups), (x, weight))
+def test_slots_hold_every_row_once():
+    slots = make_slots(torch.tensor([2, 0, 1]), rows=5, width=3)
+    assert slots.row.tolist() == [0, 1, -1, -1, -1, -1, 2, -1, -1]
+    assert slots.of_row.tolist() == [0, 1, 6, -1, -1]
 
 
-def test_each_row_knows_its_group():
-    groups = make_groups(torch.tensor([2, 0, 1]), 5, False, "loop")
-    assert groups.row_group().tolist() == [0, 0, 2, 2, 2]
-    table = torch.arange(6.0).view(3, 2)
-    assert expand(table, groups.row_group()).tolist() == [[0, 1], [0, 1], [4, 5], [4, 5], [4, 5]]
-
-
-def test_automatic_choice_avoids_what_grouped_mm_can_not_do():
-    assert choose_backend("auto", torch.zeros(4, 8), [8, 16]) == "grouped_mm"
-    assert choose_backend("auto", torch.zeros(4, 8, dtype=torch.float64), [8, 16]) == "loop"
-    assert choose_backend("auto", torch.zeros(4, 6), [6, 16]) == "loop"
-    assert choose_backend("auto", torch.zeros(4, 8, dtype=torch.float16), [8, 16]) == "loop"
-    assert choose_backend("auto", torch.zeros(0, 8), [8, 16]) == "loop"
-
-
-@pytest.mark.parametrize("x, widths", [(torch.zeros(4, 6), [6]), (torch.zeros(4, 8, dtype=torch.float64), [8])])
-def test_asking_for_grouped_mm_in_vain_says_why(x, widths):
-    with pytest.raises(ValueError, match="grouped_mm.*'loop' or 'auto'"):
-        choose_backend("grouped_mm", x, widths)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_grouped_mm_does_not_wait_for_the_device():
-    from fairseq_mhmoe.moe import MoEConfig, MoELayer
-
-    layer = MoELayer(MoEConfig(64, 8, 64, top_k=2, heads=2, activation="swiglu", bias=False, backend="grouped_mm"))
-    layer.cuda().bfloat16()
-    x = torch.randn(2, 64, 64, device="cuda", dtype=torch.bfloat16)
-    layer(x)[0].sum().backward()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        y, l_aux, _, _ = layer(x)
-        (y.sum() + l_aux).backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert y.isfinite().all()
+def test_equal_groups_need_no_slots_and_a_known_bound_no_copy_to_the_host():
+    counts = torch.tensor([2, 2])
+    assert lay_out("bmm", counts, 4, True)[1] is None
+    on_meta = counts.to("meta")  # reading it would raise
+    products, slots = lay_out("bmm", on_meta, 4, False, most=3)
+    assert products.rows == 6 and slots.row.shape == (6,)
+    products, _ = lay_out("bmm", on_meta, 4, False, most=100)
+    assert products.rows == 8  # no expert has more than all rows

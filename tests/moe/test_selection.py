@@ -24,6 +24,16 @@ def test_choices_are_by_descending_gate():
     torch.testing.assert_close(selection.gates, LOGITS.softmax(1).gather(1, selection.choices))
 
 
+@pytest.mark.parametrize("policy", ["all", "sampling"])
+def test_log_sums_and_their_gradient_equal_logsumexp(policy):
+    torch.manual_seed(0)
+    logits = (10 * torch.randn(7, 4, dtype=torch.float64)).requires_grad_()
+    log_sums = select_experts(logits, config(second_policy=policy), True).log_sums
+    torch.testing.assert_close(log_sums, logits.logsumexp(1))
+    ours, theirs = (torch.autograd.grad(v.square().sum(), logits)[0] for v in (log_sums, logits.logsumexp(1)))
+    torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("normalize", ["before", "after"])
 def test_normalised_gates_sum_to_one(normalize):
     gates = select_experts(LOGITS, config(normalize_gates=normalize), True).gates
