@@ -176,6 +176,7 @@ def moe_config(cfg: Any) -> Optional[MoEConfig]:
         residual=cfg.mhmoe_residual,
         shared_expert_dim=cfg.moe_shared_expert_dim,
         backend=str(cfg.moe_expert_backend),
+        recompute=cfg.moe_recompute,
         exchange=str(cfg.moe_exchange),
         rank_capacity_factor=cfg.moe_rank_capacity_factor,
         balance_scope=str(cfg.moe_balance_scope),
