@@ -10,10 +10,12 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
+from fairseq_mhmoe.criterions.chunked_cross_entropy import chunked_cross_entropy
 from fairseq_mhmoe.criterions.moe_metrics import log_losses, log_routing
 
 COMBINE_METHODS = ("sum", "average")
 DEFAULT_GATE_LOSS_WEIGHT = 0.01
+DEFAULT_CHUNK = 256
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,17 @@ class MoECrossEntropyConfig(FairseqDataclass):
             "with a thousand experts in all, fairseq's meters take tenths of a second per update"
         },
     )
+    chunked_cross_entropy: bool = field(
+        default=False,
+        metadata={
+            "help": "never hold the logits of a whole batch, tokens x vocabulary, but those of a few tokens at a time; "
+            "the same loss, much less memory with a large vocabulary; for --arch mhmoe_lm*"
+        },
+    )
+    cross_entropy_chunk: int = field(
+        default=DEFAULT_CHUNK,
+        metadata={"help": "tokens at a time of --chunked-cross-entropy; with GPUs 1024 or more are faster"},
+    )
     sentence_avg: bool = II("optimization.sentence_avg")
 
 
@@ -59,6 +72,8 @@ class MoECrossEntropy(FairseqCriterion):
         moe_gate_loss_combine_method,
         moe_z_loss_wt,
         moe_log_expert_load,
+        chunked_cross_entropy,
+        cross_entropy_chunk,
         sentence_avg,
     ):
         super().__init__(task)
@@ -70,10 +85,15 @@ class MoECrossEntropy(FairseqCriterion):
                 f"--moe-gate-loss-combine-method {moe_gate_loss_combine_method}: "
                 f"expected one of {', '.join(COMBINE_METHODS)}"
             )
+        if cross_entropy_chunk < 1:
+            raise ValueError(f"--cross-entropy-chunk {cross_entropy_chunk}: expected a number of tokens, 1 or more")
+        if cross_entropy_chunk != DEFAULT_CHUNK and not chunked_cross_entropy:
+            logger.warning("--cross-entropy-chunk has no effect without --chunked-cross-entropy")
         self.gate_weight = moe_gate_loss_wt
         self.z_weight = moe_z_loss_wt
         self.average = moe_gate_loss_combine_method == "average"
         self.log_expert_load = moe_log_expert_load
+        self.chunk = cross_entropy_chunk if chunked_cross_entropy else None
         self.sentence_avg = sentence_avg
         self.warned_dense = False
 
@@ -87,9 +107,14 @@ class MoECrossEntropy(FairseqCriterion):
         Returns:
             (loss summed over the batch, sample_size that the gradient is divided by, sums to log).
         """
-        logits_and_extra = model(**sample["net_input"])
-        extra = logits_and_extra[1] or {}
-        nll = self.cross_entropy(model, logits_and_extra, sample, reduce)
+        if self.chunk is None:
+            net_output = model(**sample["net_input"])
+            nll = self.cross_entropy(model, net_output, sample, reduce)
+        else:
+            weight = output_weight(model)
+            net_output = model(**sample["net_input"], features_only=True)
+            nll = self.chunked(model, net_output, weight, sample, reduce)
+        extra = net_output[1] or {}
         sentences = sample.get("nsentences", sample["target"].size(0))
         sample_size = sentences if self.sentence_avg else sample["ntokens"]
         loss = nll
@@ -123,6 +148,12 @@ class MoECrossEntropy(FairseqCriterion):
             ignore_index=self.padding_idx,
             reduction="sum" if reduce else "none",
         )
+
+    def chunked(self, model, net_output, weight, sample, reduce):
+        """As cross_entropy, from features [B, T, D] and the output layer's weight [V, D]."""
+        features = net_output[0].flatten(0, 1)
+        target = model.get_targets(sample, net_output).view(-1)
+        return chunked_cross_entropy(features, weight, target, self.padding_idx, self.chunk, reduce)
 
     def combine(self, losses):
         """One scalar out of one per MoE layer."""
@@ -169,3 +200,21 @@ class MoECrossEntropy(FairseqCriterion):
     def logging_outputs_can_be_summed():
         """All of them are sums."""
         return True
+
+
+def output_weight(model):
+    """The weight [V, D] of a model's output layer.
+
+    Raises:
+        ValueError: its output layer is not that of our models.
+    """
+    decoder = getattr(model, "decoder", None)
+    if getattr(decoder, "adaptive_softmax", None) is not None:
+        raise ValueError("--chunked-cross-entropy: the model has an adaptive softmax; leave out one of the two")
+    weight = getattr(decoder, "output_weight", None)
+    if weight is None:
+        raise ValueError(
+            f"--chunked-cross-entropy: expected a model of --arch mhmoe_lm*, got {type(model).__name__}, whose output "
+            "layer may be of any kind; leave it out"
+        )
+    return weight

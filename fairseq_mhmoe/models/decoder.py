@@ -197,8 +197,12 @@ class MoEDecoder(FairseqIncrementalDecoder):
 
     def output_layer(self, features: Tensor, **unused: Any) -> Tensor:
         """[B, T, D] -> [B, T, V]."""
-        projection = self.embed_tokens if self.output_projection is None else self.output_projection
-        return F.linear(features, projection.weight)
+        return F.linear(features, self.output_weight)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """[V, D]: all that the output layer is."""
+        return (self.embed_tokens if self.output_projection is None else self.output_projection).weight
 
     def max_positions(self) -> int:
         """Longest sequence, in tokens."""

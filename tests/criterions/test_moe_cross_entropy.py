@@ -20,6 +20,8 @@ OPTIONS = dict(
     moe_gate_loss_combine_method="sum",
     moe_z_loss_wt=0.0,
     moe_log_expert_load=False,
+    chunked_cross_entropy=False,
+    cross_entropy_chunk=256,
     sentence_avg=False,
 )
 
