@@ -10,6 +10,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fairseq_mhmoe/__init__.p
 
 DATA = ["datatrove>=0.10", "mwparserfromhell>=0.7", "orjson>=3.9"]
 ANALYSIS = ["matplotlib>=3.8"]
+BENCHMARK = ["mixture-of-experts>=0.2.3", "transformers>=5"]  # other MoE layers to compare with
 DEV = [
     "hypothesis>=6.100",
     "pytest>=8",
@@ -40,5 +41,5 @@ setup(
         "torch>=2.6",
         "torchscale==0.3.0",
     ],
-    extras_require={"data": DATA, "analysis": ANALYSIS, "dev": DATA + DEV},
+    extras_require={"data": DATA, "analysis": ANALYSIS, "benchmark": BENCHMARK, "dev": DATA + DEV},
 )

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 import torch
@@ -64,3 +65,13 @@ def _cpu_field(name: str) -> str:
         if key.strip() == name:
             return value.strip()
     return ""
+
+
+def commit():
+    """Short hash of what is checked out, with "-dirty" when files differ from it; None outside a checkout."""
+    words = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        result = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    except OSError:
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None

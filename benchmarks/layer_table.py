@@ -1,0 +1,48 @@
+"""The rows of benchmarks/moe_layer.py as text."""
+
+from itertools import groupby
+from typing import Dict, List
+
+KEYS = ("config", "num_experts", "dtype", "tokens")
+HEAD = "| variant | forward ms | x bare | x dense | forward+backward ms | x bare | x dense | saved MiB | |"
+
+
+def table(rows: List[Dict], skipped: List[Dict]) -> str:
+    """One table for each case, then what was not measured."""
+    lines = []
+    for keys, group in groupby(rows, key=lambda row: tuple(row[key] for key in KEYS)):
+        lines += ["", "{} N={} {} {} tokens".format(*keys), HEAD, "|---|" + "---:|" * 7 + "---|"]
+        by_pass = {(_label(row), row["pass"]): row for row in group}
+        for label in dict.fromkeys(label for label, _ in by_pass):
+            passes = [by_pass[label, name] for name in ("forward", "forward+backward")]
+            cells = [label, *(cell for row in passes for cell in _times(row)), _number(passes[1]["saved_mib"], 1)]
+            lines.append("| " + " | ".join([*cells, _remark(passes[1])]) + " |")
+    if skipped:
+        lines += ["", "not measured:"]
+        for reason, group in groupby(sorted(skipped, key=lambda row: row["reason"]), key=lambda row: row["reason"]):
+            lines.append(f"  {reason}")
+            lines += [f"    {_what(row)}" for row in group]
+    return "\n".join(lines).lstrip("\n")
+
+
+def _label(row: Dict) -> str:
+    return row["variant"] if row["routing"] == "balanced" else f"{row['variant']}, {row['routing']}"
+
+
+def _times(row: Dict) -> List[str]:
+    return [_number(row["ms"], 1), _number(row["ratio_limit"], 2), _number(row["ratio_dense"], 2)]
+
+
+def _remark(row: Dict) -> str:
+    parts = [row["way"]] if "way" in row else []
+    parts += ["one run"] if row["runs"] == 1 else []
+    return "; ".join(parts + ([row["note"]] if "note" in row else []))
+
+
+def _what(row: Dict) -> str:
+    words = " ".join(str(row[key]) for key in KEYS if key in row)
+    return f"{words}: {' '.join(row['variants'])}"
+
+
+def _number(value, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
