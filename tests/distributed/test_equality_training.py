@@ -43,6 +43,7 @@ CASES = {
     "clipping": Case(dict(clip_norm=0.1, momentum=0.9)),
     "adam": Case(dict(optimizer="adam", lr=0.003, clip_norm=1.0), FOUR, 10),
     "activation checkpointing": Case(dict(checkpoint_activations=True)),
+    "chunked cross entropy": Case(dict(chunked_cross_entropy=True, cross_entropy_chunk=50)),
     "average of weights": Case(dict(store_ema=True, ema_decay=0.5, ema_fp32=True)),
     "capacity": Case(dict(moe_capacity_factor=1.0)),
     "capacity, by capacity": Case(dict(moe_capacity_factor=1.0, moe_exchange="capacity")),
