@@ -20,6 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from layer_cases import CONFIGS, with_fields
+from machine import commit
 from operations import Operation, record
 
 from fairseq_mhmoe.cli.files import write_json
@@ -127,13 +128,14 @@ def estimate(operations, device: Device, backend: str) -> dict:
         stretches[-1][1] += calls * ASSUMPTIONS["host_us"]
     device_time, host_time = (sum(stretch[i] for stretch in stretches) / 1e3 for i in range(2))
     together = sum(map(max, stretches)) / 1e3
-    return {"ms": together, "device_ms": device_time, "host_ms": host_time, "kernels": kernels, "waits": waits}
+    times = {"ms": together, "device_ms": device_time, "host_ms": host_time}
+    return {**{name: round(value, 6) for name, value in times.items()}, "kernels": kernels, "waits": waits}
 
 
 def limit_ms(operations, device: Device) -> float:
     """Milliseconds of the matrix products alone, at their attainable rate and without any loss."""
     products = [o for o in operations if o.kind in ("grouped", "product", "router")]
-    return sum(device_us(dataclasses.replace(o, kind="product"), device, "") for o in products) / 1e3
+    return round(sum(device_us(dataclasses.replace(o, kind="product"), device, "") for o in products) / 1e3, 6)
 
 
 def rows_of(name: str, config: MoEConfig, tokens: int, devices: dict) -> list:
@@ -148,9 +150,15 @@ def rows_of(name: str, config: MoEConfig, tokens: int, devices: dict) -> list:
                 total = estimate([operation for part in parts[:passes] for operation in part], device, backend)
                 line = {"device": device_name, "dtype": device.dtype, "config": name, "tokens": tokens, "pass": label}
                 lines.append(
-                    {**line, "backend": backend, **total, "limit_ms": limit, "ratio_limit": total["ms"] / limit}
+                    {
+                        **line,
+                        "backend": backend,
+                        **total,
+                        "limit_ms": limit,
+                        "ratio_limit": round(total["ms"] / limit, 4),
+                    }
                 )
-            best = min(lines, key=lambda line: round(line["ms"], 6))
+            best = min(lines, key=lambda line: line["ms"])
             for line in lines:
                 line["best"], line["auto"] = line is best, line["backend"] == auto_backend(device)
             rows += lines
@@ -212,6 +220,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(words=None) -> None:
     """Reckons and prints."""
+    words = sys.argv[1:] if words is None else [str(word) for word in words]
     parser = make_parser()
     options = parser.parse_args(words)
     if min(options.tokens) < 1:
@@ -230,7 +239,8 @@ def main(words=None) -> None:
             "devices": {name: dataclasses.asdict(device) for name, device in devices.items()},
             "assumptions": ASSUMPTIONS,
             "torch": torch.__version__,
-            "command": sys.argv if words is None else ["benchmarks/expected.py", *map(str, words)],
+            "command": ["benchmarks/expected.py", *words],
+            "commit": commit(),
         }
         write_json(options.json, content)
 

@@ -1,0 +1,93 @@
+"""Fills the tables of docs/performance.md from the stored figures of the benchmarks.
+
+    python benchmarks/performance_report.py           # writes
+    python benchmarks/performance_report.py --check   # exit status 1 when the document is not what the figures give
+
+A table stands between the lines `<!-- table: NAME -->` and `<!-- end -->`; everything else is left alone.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import performance_tables as tables
+
+from data_prep.files import write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_MEASURED = "Not measured yet: `bash benchmarks/performance.sh`."
+# Table -> the programs whose figures it needs.
+TABLES = {
+    "machine": (tables.machine, ()),
+    "layers": (tables.layers, ()),
+    "layer": (tables.layer, ("moe_layer",)),
+    "peers": (tables.peers, ("moe_layer",)),
+    "routing": (tables.routing, ("moe_layer",)),
+    "experts": (tables.experts, ("moe_layer",)),
+    "memory": (tables.memory, ("moe_layer",)),
+    "backends": (tables.backends, ("moe_layer",)),
+    "step": (tables.step, ("train_step",)),
+    "cross entropy": (tables.cross_entropy, ("cross_entropy",)),
+    "profile": (tables.profile, ("profile_step",)),
+    "GPUs": (tables.devices, ("expected",)),
+    "expected": (tables.expected, ("expected",)),
+    "assumptions": (tables.assumptions, ("expected",)),
+    "left out": (tables.left_out, ()),
+}
+MARKED = re.compile(r"(<!-- table: (?P<name>[\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def read_figures(folder: Path) -> dict:
+    """The JSON files of a folder by their names, sorted."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def render(name: str, figures: dict) -> str:
+    """One table as Markdown.
+
+    Raises:
+        ValueError: there is no table of this name.
+    """
+    if name not in TABLES:
+        raise ValueError(f"table {name!r}: expected one of {', '.join(TABLES)}")
+    make, needed = TABLES[name]
+    return make(figures) if figures and all(program in figures for program in needed) else NOT_MEASURED
+
+
+def fill(document: str, figures: dict) -> str:
+    """The document with all its tables.
+
+    Raises:
+        ValueError: a table is marked that there is not, or none is.
+    """
+    if not MARKED.search(document):
+        raise ValueError("the document has no <!-- table: NAME --> ... <!-- end -->; expected one at least")
+    return MARKED.sub(lambda m: f"{m[1]}\n{render(m['name'], figures)}\n\n{m[3]}", document)
+
+
+def main(words=None) -> None:
+    """Reads, fills, and writes or compares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figures", type=Path, default=ROOT / "benchmarks/figures", help="folder of the JSON files")
+    parser.add_argument("--document", type=Path, default=ROOT / "docs/performance.md")
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    options = parser.parse_args(words)
+    try:
+        before = options.document.read_text()
+        after = fill(before, read_figures(options.figures))
+    except (OSError, ValueError) as error:  # json's errors are ValueErrors
+        sys.exit(f"error: {error}")
+    if options.check and before != after:
+        sys.exit(
+            f"{options.document} is not what {options.figures} gives; run bash benchmarks/performance.sh --report-only"
+        )
+    if not options.check and before != after:
+        write_text(options.document, after)
+
+
+if __name__ == "__main__":
+    main()

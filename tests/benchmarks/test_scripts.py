@@ -1,0 +1,99 @@
+"""benchmarks/gpu.sh and performance.sh: what they would run, and what they say when they can't."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+VENV = Path(sys.executable).parents[1]
+
+
+def run(script, *words, **environment):
+    command = ["bash", str(ROOT / "benchmarks" / script), *words]
+    env = {"PATH": "/usr/bin:/bin", "VENV": str(VENV), **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+
+
+def commands(script, *words, **environment):
+    """The commands of a dry run, as lists of words."""
+    result = run(script, *words, "--dry-run", **environment)
+    assert result.returncode == 0, result.stderr
+    return [line.split() for line in result.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("script", ["gpu.sh", "performance.sh", "programs.sh"])
+def test_passes_shellcheck(script):
+    shellcheck = VENV / "bin/shellcheck"
+    if not shellcheck.exists():
+        pytest.skip("shellcheck is not installed")
+    result = subprocess.run(
+        [shellcheck, "--external-sources", f"benchmarks/{script}"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("script", ["gpu.sh", "performance.sh"])
+@pytest.mark.parametrize("words", [(), ("--quick",)], ids=["full", "quick"])
+def test_programs_are_there_and_know_their_options(script, words):
+    for command in commands(script, *words):
+        assert command[0] == "python"
+        if command[1] == "-m":
+            assert command[2] == "pytest"
+            continue
+        source = (ROOT / command[1]).read_text()
+        for option in (word for word in command[2:] if word.startswith("--")):
+            assert f'"{option}"' in source or f'"{option[2:]}"' in source, f"{command[1]} does not know {option}"
+
+
+def test_performance_measures_on_the_cpu_and_reports_last():
+    planned = commands("performance.sh", "--quick")
+    assert [Path(command[1]).stem for command in planned] == [
+        "moe_layer", "train_step", "cross_entropy", "profile_step", "expected", "performance_report",
+    ]  # fmt: skip
+    assert all(["--device", "cpu"] == command[command.index("--device") :][:2] for command in planned[:4])
+    assert all("--quick" in command for command in planned[:3])
+    targets = [command[command.index("--json") + 1] for command in planned[:-1]]
+    assert targets == [f"benchmarks/figures/{Path(command[1]).stem}.json" for command in planned[:-1]]
+    assert commands("performance.sh", "--report-only") == [["python", "benchmarks/performance_report.py"]]
+
+
+@pytest.mark.parametrize("capability, half", [("7.0", "fp16"), ("8.0", "bf16"), ("9.0", "bf16"), ("12.0", "bf16")])
+def test_gpu_takes_the_types_that_it_has(capability, half):
+    planned = commands("gpu.sh", CAPABILITY=capability)
+    types = [command[command.index("--dtypes") + 1 :][:2] for command in planned if "--dtypes" in command]
+    assert types == [["fp32", half]]
+    steps = [command[command.index("--precision") + 1] for command in planned if "train_step" in command[1]]
+    assert steps == (["fp32", "bf16"] if half == "bf16" else ["fp32"])
+
+
+def test_gpu_writes_everything_into_one_folder():
+    planned = commands("gpu.sh", "--out", "some/where")
+    files = [word for command in planned for word in command if word.endswith((".json", ".png", ".json.gz"))]
+    assert len(files) == len(set(files)) >= 8 and all(name.startswith("some/where/") for name in files)
+    assert planned[0][1:5] == ["-m", "pytest", "-q", "-m"] and planned[-1][1:] == [
+        "benchmarks/gpu_report.py",
+        "some/where",
+    ]
+
+
+def test_without_a_gpu_it_says_so(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    result = run("gpu.sh", "--out", str(tmp_path / "out"))
+    assert result.returncode == 2
+    assert re.search(r"gpu\.sh: torch \d\S+ finds no CUDA device; expected an NVIDIA GPU", result.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("script", ["gpu.sh", "performance.sh"])
+def test_wrong_starts_are_explained(script):
+    unknown = run(script, "--fast")
+    assert unknown.returncode == 2 and "unknown option --fast" in unknown.stderr and "usage:" in unknown.stderr
+    nowhere = run(script, VENV="/nowhere")
+    assert nowhere.returncode == 2 and "no python in /nowhere/bin; run bash scripts/setup.sh" in nowhere.stderr
+    explained = run(script, "--help")
+    assert explained.returncode == 0 and "--dry-run" in explained.stdout
