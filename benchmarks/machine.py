@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import torch
+from malloc import allocator
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86, and Arm's name
 
@@ -39,16 +40,6 @@ def describe(device="cpu") -> dict:
             gpu_mib=properties.total_memory // 2**20,
         )
     return figures
-
-
-def allocator() -> str:
-    """Which malloc this process has: fresh buffers of many MiB cost ten times more under one than under another."""
-    maps = Path("/proc/self/maps")
-    if maps.exists() and "libjemalloc" in maps.read_text():
-        return "jemalloc"
-    if platform.libc_ver()[0] != "glibc":
-        return "other"
-    return "glibc tuned" if "MALLOC_MMAP_THRESHOLD_" in os.environ else "glibc"
 
 
 def cpu_has_bf16():

@@ -29,7 +29,7 @@ from layer_plan import Budget, full_plan, quick_plan
 from layer_runs import VARIANTS, run_case
 from layer_table import table
 from machine import commit, describe
-from timing import add_allocator_option, restart_under_allocator
+from malloc import add_allocator_option, restart_under_allocator
 
 from fairseq_mhmoe.cli.files import write_json
 
