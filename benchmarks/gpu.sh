@@ -9,7 +9,7 @@ FAILED=()
 
 usage() {
   cat <<'TEXT'
-usage: bash benchmarks/gpu.sh [--out FOLDER] [--quick] [--dry-run]
+usage: bash benchmarks/gpu.sh [--output FOLDER] [--quick] [--dry-run]
 
 Needs one NVIDIA GPU, which nothing else should use meanwhile. Runs the tests marked gpu, then the benchmarks on the GPU
 in every number type that it has, and writes logs, figures (JSON), a profile and report.md into FOLDER (default: gpu-report).
@@ -49,13 +49,15 @@ step() {
 }
 
 measure() {
-  local half=$1 sizes=(2048 8192 32768) rounds=20 quick=()
+  local half=$1 dtype=$2 sizes=(2048 8192 32768) rounds=20 quick=()
   if ((QUICK)); then
     sizes=(2048 8192) rounds=5 quick=(--quick)
   fi
   step tests -m pytest -q -m gpu -p no:cacheprovider tests
   step moe_layer benchmarks/moe_layer.py --device cuda --dtypes fp32 "$half" --tokens "${sizes[@]}" --rounds "$rounds" \
     --json "$OUT/moe_layer.json"
+  step gather_sum benchmarks/gather_sum.py --device cuda --dtype "$dtype" --tokens "${sizes[@]}" \
+    --json "$OUT/gather_sum.json"
   local precision=(fp32)
   [[ $half == fp16 ]] || precision+=(bf16)
   local type
@@ -65,7 +67,8 @@ measure() {
     step "profile_step_$type" benchmarks/profile_step.py --device cuda --precision "$type" --models dense mhmoe_v2 \
       --json "$OUT/profile_step_$type.json" --png "$OUT/profile_step_$type.png" --trace "$OUT/trace_$type.json.gz"
   done
-  step cross_entropy benchmarks/cross_entropy.py "${quick[@]}" --device cuda --json "$OUT/cross_entropy.json"
+  step cross_entropy benchmarks/cross_entropy.py "${quick[@]}" --device cuda --dtypes fp32 "$half" \
+    --json "$OUT/cross_entropy.json"
   step expected benchmarks/expected.py --tokens "${sizes[@]}" --json "$OUT/expected.json"
   step report benchmarks/gpu_report.py "$OUT"
 }
@@ -74,8 +77,8 @@ main() {
   OUT=gpu-report QUICK=0
   while (($# > 0)); do
     case $1 in
-      --out)
-        (($# > 1)) || fail "--out: expected a folder"
+      --output)
+        (($# > 1)) || fail "--output: expected a folder"
         OUT=$2
         shift
         ;;
@@ -94,14 +97,14 @@ main() {
   done
   need_python
   cd "$ROOT"
-  local found half=bf16
+  local found half=bf16 dtype=bfloat16
   found=$(capability)
   [[ $found != none* ]] || fail "torch ${found#none } finds no CUDA device; expected an NVIDIA GPU with its driver" \
     "(nvidia-smi shows it), and a torch built for it"
   # bfloat16 has instructions from capability 8 on
-  ((${found%%.*} >= 8)) || half=fp16
+  ((${found%%.*} >= 8)) || half=fp16 dtype=float16
   ((DRY_RUN)) || mkdir -p "$OUT"
-  measure "$half"
+  measure "$half" "$dtype"
   if ((${#FAILED[@]} > 0)); then
     printf 'gpu.sh: failed: %s; see the logs in %s\n' "${FAILED[*]}" "$OUT" >&2
     exit 1

@@ -79,6 +79,7 @@ def report(figures: dict) -> str:
         for name in sorted(name for name in figures if name.startswith(program)):
             kind = name.removeprefix(program).strip("_")
             parts.append((f"{title}, {kind}", make, {program: figures[name]}, (program,)))
+    parts.append(("Adding up the rows of a sub-token", tables.gather_sum, figures, ("gather_sum",)))
     parts.append(("Cross entropy", tables.cross_entropy, figures, ("cross_entropy",)))
     parts.append(("Left out", tables.left_out, figures, ()))
     lines = ["# Measured on a GPU"]

@@ -296,7 +296,31 @@ def assumptions(figures: dict) -> str:
 
 
 def cross_entropy(figures: dict) -> str:
-    """Time and peak memory with and without chunks."""
-    rows = figures["cross_entropy"]["rows"]
-    simple = [key for key, value in rows[0].items() if isinstance(value, (str, int, float))]
-    return markdown(rows, {key.replace("_", " "): lambda r, key=key: r[key] for key in simple})
+    """Output layer and loss, with and without chunks."""
+    columns: Columns = {
+        "V": lambda r: r["vocabulary"],
+        "D": lambda r: r["width"],
+        "tokens": lambda r: r["tokens"],
+        "type": lambda r: r["dtype"],
+        "way": lambda r: r["variant"],
+        "chunk": lambda r: r["chunk"],
+        "both ms": lambda r: r["ms"],
+        "x plain": lambda r: r["ratio_plain"],
+        "peak MiB": lambda r: r["peak_mib"],
+        "times less": lambda r: r["memory_ratio"],
+        "gradient error": lambda r: None if r["gradient_error"] is None else f"{r['gradient_error']:.0e}",
+    }
+    return markdown(figures["cross_entropy"]["rows"], columns)
+
+
+def gather_sum(figures: dict) -> str:
+    """Ways to add up the rows of each sub-token."""
+    columns: Columns = {
+        "layer": lambda r: r["config"],
+        "type": lambda r: r["dtype"],
+        "tokens": lambda r: r["tokens"],
+        "way": lambda r: r["variant"],
+        "ms": lambda r: r["ms"],
+        "GB/s": lambda r: r["gb_per_s"],
+    }
+    return markdown(figures["gather_sum"]["rows"], columns)

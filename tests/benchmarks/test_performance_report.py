@@ -140,6 +140,20 @@ def test_step_and_profile(scripts, figures):
     ]
 
 
+def test_cross_entropy_has_errors_where_something_was_compared(scripts):
+    size = {"vocabulary": 65536, "width": 256, "tokens": 1024, "dtype": "fp32"}
+    rows = [
+        dict(size, variant="plain", chunk=None, ms=500.0, ratio_plain=1.0, peak_mib=800.0, memory_ratio=1.0),
+        dict(size, variant="chunked", chunk=256, ms=525.0, ratio_plain=1.05, peak_mib=100.0, memory_ratio=8.0),
+    ]
+    for found, error in zip(rows, (None, 2.4e-7)):
+        found["gradient_error"] = error
+    assert lines(scripts, "cross entropy", {"cross_entropy": {"rows": rows}}) == [
+        ["65536", "256", "1024", "fp32", "plain", "-", "500", "1.00", "800", "1.00", "-"],
+        ["65536", "256", "1024", "fp32", "chunked", "256", "525", "1.05", "100", "8.00", "2e-07"],
+    ]
+
+
 def test_machine_and_what_was_left_out(scripts, figures):
     assert lines(scripts, "machine", figures)[0] == [
         "moe_layer.py", "Some CPU, 2 cores, bfloat16 instructions: no", "1", "jemalloc", "2.14", "abc",

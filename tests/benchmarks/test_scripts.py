@@ -65,13 +65,13 @@ def test_performance_measures_on_the_cpu_and_reports_last():
 def test_gpu_takes_the_types_that_it_has(capability, half):
     planned = commands("gpu.sh", CAPABILITY=capability)
     types = [command[command.index("--dtypes") + 1 :][:2] for command in planned if "--dtypes" in command]
-    assert types == [["fp32", half]]
+    assert types == [["fp32", half]] * 2
     steps = [command[command.index("--precision") + 1] for command in planned if "train_step" in command[1]]
     assert steps == (["fp32", "bf16"] if half == "bf16" else ["fp32"])
 
 
 def test_gpu_writes_everything_into_one_folder():
-    planned = commands("gpu.sh", "--out", "some/where")
+    planned = commands("gpu.sh", "--output", "some/where")
     files = [word for command in planned for word in command if word.endswith((".json", ".png", ".json.gz"))]
     assert len(files) == len(set(files)) >= 8 and all(name.startswith("some/where/") for name in files)
     assert planned[0][1:5] == ["-m", "pytest", "-q", "-m"] and planned[-1][1:] == [
@@ -83,7 +83,7 @@ def test_gpu_writes_everything_into_one_folder():
 def test_without_a_gpu_it_says_so(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    result = run("gpu.sh", "--out", str(tmp_path / "out"))
+    result = run("gpu.sh", "--output", str(tmp_path / "out"))
     assert result.returncode == 2
     assert re.search(r"gpu\.sh: torch \d\S+ finds no CUDA device; expected an NVIDIA GPU", result.stderr)
     assert not (tmp_path / "out").exists()
