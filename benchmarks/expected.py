@@ -53,6 +53,7 @@ ASSUMPTIONS = {
     "sort_passes": 4,  # how often a radix sort of 16-bit keys reads and writes all
     "kernel_us": 2.0,  # the least time between the ends of two kernels
     "host_us": 6.0,  # to hand over one operation from Python and autograd
+    "loop_us": 10.0,  # to hand over one product of the loop: three views and the product
     "sync_us": 20.0,  # to wait for the device and read a result
     "tiles": {128: 1.0, 64: 0.6},  # rows and columns of a result that one multiprocessor computes: relative rate
     "capacity_factor": 1.25,  # of the back end bmm: slots per expert over the mean number of rows
@@ -125,7 +126,7 @@ def estimate(operations, device: Device, backend: str) -> dict:
         calls = operation.groups if looped else 1
         kernels += calls
         stretches[-1][0] += device_us(operation, device, backend)
-        stretches[-1][1] += calls * ASSUMPTIONS["host_us"]
+        stretches[-1][1] += calls * ASSUMPTIONS["loop_us" if looped else "host_us"]
     device_time, host_time = (sum(stretch[i] for stretch in stretches) / 1e3 for i in range(2))
     together = sum(map(max, stretches)) / 1e3
     times = {"ms": together, "device_ms": device_time, "host_ms": host_time}

@@ -110,8 +110,9 @@ def device(scripts):
 @pytest.fixture
 def ideal(scripts, monkeypatch):
     _, expected = scripts
-    values = dict(products=1, bandwidth=1, gather=1, gather_sum=1, sort_passes=1, kernel_us=1, host_us=2, sync_us=100)
-    monkeypatch.setattr(expected, "ASSUMPTIONS", {**values, "tiles": {10: 1.0}, "capacity_factor": 1})
+    shares = dict(products=1, bandwidth=1, gather=1, gather_sum=1, sort_passes=1, capacity_factor=1)
+    times = dict(kernel_us=1, host_us=2, loop_us=4, sync_us=100)
+    monkeypatch.setattr(expected, "ASSUMPTIONS", {**shares, **times, "tiles": {10: 1.0}})
     return expected
 
 
@@ -137,7 +138,7 @@ def test_the_slower_of_host_and_device_decides_between_waits(scripts, ideal, dev
     }  # fmt: skip
     looped = ideal.estimate([before, product, product], device, "loop")
     assert (looped["kernels"], looped["waits"]) == (9, 1)
-    assert looped["ms"] == pytest.approx((50 + 100 + 16) / 1e3)
+    assert looped["ms"] == pytest.approx((50 + 100 + 8 * 4) / 1e3)
     slow = dataclasses.replace(device, capability=8)
     assert ideal.estimate([before, product, product], slow, "grouped_mm")["waits"] == 2
 
