@@ -10,7 +10,6 @@ longer, so take times of whole steps from train_step.py. On a GPU these are the 
 import argparse
 import itertools
 import logging
-import os
 import sys
 import time
 import warnings
@@ -29,12 +28,12 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from machine import describe
+from machine import commit, describe
+from malloc import restart_under_allocator
 from step_models import NAMES, ROOT, STYLES, step_models
 from step_parts import milliseconds_by_name, milliseconds_by_part, ranges
-from train_step import ALLOCATORS, training_command, vocabulary_of
+from train_step import training_command, vocabulary_of
 
-from fairseq_mhmoe.cli.demo_report import current_commit
 from fairseq_mhmoe.cli.files import write_json
 
 TOP = 10
@@ -127,13 +126,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def start_again_with_large_buffers() -> None:
-    """Replace this process by itself with glibc's allocator set as in the demonstration, unless that was done."""
-    settings = ALLOCATORS["glibc"]
-    if not settings.keys() & os.environ.keys():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | settings)
-
-
 def main() -> None:
     """Profile, print, and write what was asked for."""
     words = sys.argv[1:]
@@ -176,11 +168,11 @@ def main() -> None:
                 "machine": describe(options.device),
                 "torch": torch.__version__,
                 "command": ["python", "benchmarks/profile_step.py", *words],
-                "commit": current_commit(ROOT),
+                "commit": commit(),
             },
         )
 
 
 if __name__ == "__main__":
-    start_again_with_large_buffers()
+    restart_under_allocator("auto")
     main()

@@ -13,7 +13,7 @@ from fairseq_cli.train import Trainer, cli_main  # first of fairseq: it sets up 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from machine import allocator
+from malloc import allocator
 
 from fairseq_mhmoe.cli.files import write_json
 
@@ -21,7 +21,7 @@ MIB = 2**20
 
 
 class Stopwatch:
-    """Notes, at the end of every update, CPU seconds of this process and seconds on the clock."""
+    """Notes, at the end of every update, CPU seconds of this process, the kernel's among them, the clock, page faults."""
 
     def __init__(self):
         self.marks = []
@@ -40,18 +40,23 @@ class Stopwatch:
             if trainer.cuda:
                 torch.cuda.synchronize()
                 stopwatch.peak = max(stopwatch.peak, torch.cuda.max_memory_allocated() / MIB)
-            stopwatch.marks.append((time.process_time(), time.perf_counter()))
+            usage = resource.getrusage(resource.RUSAGE_SELF)
+            stopwatch.marks.append((time.process_time(), time.perf_counter(), usage.ru_stime, usage.ru_minflt))
             stopwatch.tokens.append(sum(sample["ntokens"] for sample in samples if sample))
             return output
 
         Trainer.train_step = train_step
 
     def figures(self):
-        """Milliseconds of each update but the first (CPU time, and on the clock), its tokens, and memory in MiB."""
-        pairs = list(zip(self.marks, self.marks[1:]))
+        """Of each update but the first milliseconds, tokens and page faults; memory in MiB."""
+        pairs = zip(self.marks, self.marks[1:])
+        differences = [[after - before for before, after in zip(*pair)] for pair in pairs]
+        cpu, wall, system, faults = zip(*differences)
         return {
-            "cpu_ms": [1000 * (after[0] - before[0]) for before, after in pairs],
-            "wall_ms": [1000 * (after[1] - before[1]) for before, after in pairs],
+            "cpu_ms": [1000 * seconds for seconds in cpu],
+            "wall_ms": [1000 * seconds for seconds in wall],
+            "system_ms": [1000 * seconds for seconds in system],  # of the CPU time
+            "page_faults": faults,
             "tokens": [int(tokens) for tokens in self.tokens[1:]],
             "peak_mib": self.peak or resident_mib("VmHWM"),
             "before_mib": self.before,

@@ -8,7 +8,6 @@ there and back; figures are medians over updates, then over rounds, and ratios m
 """
 
 import argparse
-import ctypes.util
 import itertools
 import json
 import logging
@@ -25,24 +24,24 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from machine import describe
+from machine import commit, describe
+from malloc import GLIBC_TUNING, JEMALLOC_CONF, find_jemalloc
 from step_models import NAMES, ROOT, STYLES, StepModel, step_models
 
 from fairseq_mhmoe.cli.demo_models import SEQUENCES_PER_UPDATE, TOKENS_PER_SAMPLE, training_words, words_of
 from fairseq_mhmoe.cli.demo_programs import FASTER_ON_THE_CPU, log_figures
-from fairseq_mhmoe.cli.demo_report import current_commit
 from fairseq_mhmoe.cli.files import write_json
 
 QUICK = dict(layers=4, rounds=2, updates=12, warmup=3)
 TIMEOUT = 3600  # seconds of one run
 BASELINE, PEER = "dense", "torchscale_xmoe"
-# Environment of each allocator; glibc's as the demonstration sets it.
+# Environment of each allocator: glibc's as the demonstration sets it, jemalloc's as in the other benchmarks.
 ALLOCATORS = {
     "plain": {},
     "glibc": {name: value for name, value in FASTER_ON_THE_CPU.items() if name.startswith("MALLOC_")},
-    "jemalloc": {"LD_PRELOAD": ctypes.util.find_library("jemalloc")},
+    "jemalloc": {"LD_PRELOAD": find_jemalloc(), "MALLOC_CONF": JEMALLOC_CONF},
 }
-OTHER_ALLOCATORS = {name for settings in ALLOCATORS.values() for name in settings}
+ALLOCATOR_VARIABLES = {name for settings in (*ALLOCATORS.values(), GLIBC_TUNING) for name in settings}
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def training_command(model: StepModel, options, updates: int, folder: Path) -> l
 
 def environment_of(allocator: str) -> dict:
     """This environment with one thread and this allocator."""
-    kept = {name: value for name, value in os.environ.items() if name not in OTHER_ALLOCATORS}
+    kept = {name: value for name, value in os.environ.items() if name not in ALLOCATOR_VARIABLES}
     return kept | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "LOGLEVEL": "INFO"} | ALLOCATORS[allocator]
 
 
@@ -105,8 +104,7 @@ def measure(run: Run, options) -> dict:
     losses = [line for text in done.stdout.splitlines() if (line := log_figures(text, "train_inner"))]
     return {
         "ms": statistics.median(found[clock][counted]),
-        "wall_ms": statistics.median(found["wall_ms"][counted]),
-        "tokens": statistics.median(found["tokens"][counted]),
+        **{name: statistics.median(found[name][counted]) for name in ("wall_ms", "system_ms", "page_faults", "tokens")},
         "peak_mib": found["peak_mib"],
         "training_mib": found["peak_mib"] - (found["before_mib"] if options.device == "cpu" else 0),
         "allocator": found["allocator"],
@@ -137,6 +135,8 @@ def row(run: Run, measured: dict[Run, list[dict]], options) -> dict:
         "tokens_per_update": round(median("tokens")),
         "ms": median("ms"),
         "ms_wall": median("wall_ms"),
+        "ms_system": median("system_ms"),
+        "page_faults": median("page_faults"),
         "tokens_per_s": 1000 * median("tokens") / median("ms"),
         "peak_mib": median("peak_mib"),
         "training_mib": median("training_mib"),
@@ -150,18 +150,18 @@ def row(run: Run, measured: dict[Run, list[dict]], options) -> dict:
 
 
 HEAD = (
-    "| model | allocator | tokens/s | ms/update | peak MiB | training MiB | parameters | MFLOPs/token | time / dense "
-    "| tokens/s / torchscale's X-MoE | nll bits |"
+    "| model | allocator | tokens/s | ms/update | in the kernel | page faults | peak MiB | training MiB | parameters "
+    "| MFLOPs/token | time / dense | tokens/s / torchscale's X-MoE | nll bits |"
 )
 
 
 def table(rows: list[dict]) -> str:
     """The rows as Markdown."""
-    lines = [HEAD, "|---|---|" + "---:|" * 9]
+    lines = [HEAD, "|---|---|" + "---:|" * 11]
     for r in rows:
         ratios = [r["ratio_dense"], r["speedup_over_torchscale_xmoe"], r["nll_loss"]]
         cells = [r["model"], r["allocator"], f"{r['tokens_per_s']:.0f}", f"{r['ms']:.1f}"]
-        cells += [f"{r[name]:.0f}" for name in ("peak_mib", "training_mib")]
+        cells += [f"{r[name]:.0f}" for name in ("ms_system", "page_faults", "peak_mib", "training_mib")]
         cells += [f"{r['params'] / 1e6:.2f}M", f"{r['flops_per_token'] / 1e6:.1f}"]
         cells += ["-" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
         lines.append("| " + " | ".join(cells) + " |")
@@ -260,7 +260,7 @@ def main(words: list[str] | None = None) -> None:
             "machine": describe(options.device) | {"threads": 1, "allocator": [r["allocator"] for r in rows][0]},
             "torch": torch.__version__,
             "command": ["python", "benchmarks/train_step.py", *words],
-            "commit": current_commit(ROOT),
+            "commit": commit(),
         }
         write_json(options.json, content)
 
