@@ -12,7 +12,7 @@ usage() {
 usage: bash benchmarks/gpu.sh [--output FOLDER] [--quick] [--dry-run]
 
 Needs one NVIDIA GPU, which nothing else should use meanwhile. Runs the tests marked gpu, then the benchmarks on the GPU
-in every number type that it has, and writes logs, figures (JSON), a profile and report.md into FOLDER (default: gpu-report).
+in every number type that it has, and writes logs, figures (JSON), a profile and report.md into FOLDER (default: runs/gpu).
 report.md holds measured times beside those that expected.py reckons. Exit status 0: all ran; 1: something failed, named
 at the end, and the report has the rest; 2: there is no GPU, or an option is wrong.
 
@@ -74,7 +74,7 @@ measure() {
 }
 
 main() {
-  OUT=gpu-report QUICK=0
+  OUT=runs/gpu QUICK=0
   while (($# > 0)); do
     case $1 in
       --output)

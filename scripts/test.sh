@@ -27,7 +27,7 @@ lint() {
   fi
   say "shellcheck"
   local files
-  mapfile -t files < <(find scripts .ci -type f \( -name '*.sh' -o -path '.ci/run' \))
+  mapfile -t files < <(find scripts benchmarks .ci -type f \( -name '*.sh' -o -path '.ci/run' \))
   "$VENV/bin/shellcheck" --external-sources "${files[@]}"
 }
 
