@@ -21,7 +21,7 @@ MIB = 2**20
 
 
 class Stopwatch:
-    """Notes, at the end of every update, CPU seconds of this process, the kernel's among them, the clock, page faults."""
+    """Notes, at the end of every update: CPU seconds of this process, the kernel's part, the clock, page faults."""
 
     def __init__(self):
         self.marks = []
