@@ -97,3 +97,18 @@ def test_wrong_starts_are_explained(script):
     assert nowhere.returncode == 2 and "no python in /nowhere/bin; run bash scripts/setup.sh" in nowhere.stderr
     explained = run(script, "--help")
     assert explained.returncode == 0 and "--dry-run" in explained.stdout
+
+
+def test_a_failure_does_not_stop_the_rest(tmp_path):
+    # a python that sees a GPU, and whose programs say their name; one of them fails
+    python = tmp_path / "venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        '#!/bin/sh\n[ "$1" = - ] && echo 8.0 && exit\necho "$3"\ncase $3 in *train_step.py) exit 3 ;; esac\n'
+    )
+    python.chmod(0o755)
+    result = run("gpu.sh", "--output", str(tmp_path / "out"), VENV=str(tmp_path / "venv"))
+    assert result.returncode == 1
+    assert "gpu.sh: failed: train_step_fp32 train_step_bf16; see the logs in" in result.stderr
+    assert result.stdout.splitlines()[-1] == "benchmarks/gpu_report.py"
+    assert (tmp_path / "out/train_step_bf16.log").read_text().endswith("\nbenchmarks/train_step.py\n")
