@@ -13,7 +13,7 @@ from fairseq_mhmoe.moe import MoEConfig, MoELayer
 from fairseq_mhmoe.moe.cost import moe_layer_cost
 
 SEQUENCE = 512  # T; tokens are B sequences of this length, or one shorter one
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ROUTING = ("balanced", "zipf", "one")  # as the router starts, nearly even; a Zipf law; all to the first K experts
 PREFERENCE = 4.0  # how far a chosen expert's logit lies above the others'
 

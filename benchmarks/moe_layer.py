@@ -44,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="the most telling cases, in less than 5 minutes")
     add("--configs", nargs="+", choices=list(CONFIGS), help="layers (default: all)")
     add("--tokens", nargs="+", type=int, help="tokens (default: 256 2048 8192)")
-    add("--dtypes", nargs="+", choices=list(DTYPES), help="(default: fp32 bf16)")
+    add("--dtypes", nargs="+", choices=list(DTYPES), default=["fp32", "bf16"], help="(default: fp32 bf16)")
     add("--routing", nargs="+", choices=ROUTING, help="skewed routing is measured with our layer only (default: all)")
     add("--variants", nargs="+", choices=VARIANTS, help="(default: all)")
     add("--experts", nargs="*", type=int, help="N in the sweep over it, or nothing for no sweep (default: 8 64 256)")
