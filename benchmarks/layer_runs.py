@@ -24,6 +24,7 @@ PASSES: Dict[str, Callable[[Times], float]] = {
     "forward": lambda times: times.forward,
     "forward+backward": lambda times: times.total,
 }
+ROUNDS_AT_LEAST = 3  # of the essential variants
 WEIGHT = 3  # the essential variants get this many times the seconds of others
 SHORT = 500.0  # milliseconds
 MIB = 2**20
@@ -39,7 +40,7 @@ def run_case(
         variants: names, see above.
         device: where.
         rounds: how often every variant runs, at most.
-        seconds: what the rounds may take after a warm-up.
+        seconds: what the rounds may take after a warm-up, if that is enough for ROUNDS_AT_LEAST.
     Returns:
         rows, and what could not be measured with its reason.
     """
@@ -62,11 +63,14 @@ def run_case(
             runs.update(built)
         except Unsupported as error:
             skipped.append({**case.keys, "variants": [variant], "reason": str(error)})
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            skipped.append({**case.keys, "variants": [variant], "reason": f"out of memory: {error}"[:200]})
+        except RuntimeError as error:  # out of memory, or what other people's code can't do here
+            if not (variant in PEERS or isinstance(error, torch.OutOfMemoryError)):
+                raise
+            skipped.append({**case.keys, "variants": [variant], "reason": f"{type(error).__name__}: {error}"[:200]})
     weights = {name: WEIGHT if name.partition("/")[0] in ESSENTIAL else 1 for name in runs}
     share = {name: seconds * weight / sum(weights.values()) for name, weight in weights.items()}
-    times = measure(runs, first, device, rounds, share)
+    least = {name: ROUNDS_AT_LEAST if weight == WEIGHT else 0 for name, weight in weights.items()}
+    times = measure(runs, first, device, rounds, share, least)
     del runs, layer
     gc.collect()
     if device.type == "cuda":

@@ -4,6 +4,7 @@ from itertools import groupby
 from typing import Dict, List
 
 KEYS = ("config", "num_experts", "dtype", "tokens")
+LEFT_OUT = "left out by --quick"
 HEAD = "| variant | forward ms | x bare | x dense | forward+backward ms | x bare | x dense | saved MiB | |"
 
 
@@ -20,8 +21,8 @@ def table(rows: List[Dict], skipped: List[Dict]) -> str:
     if skipped:
         lines += ["", "not measured:"]
         for reason, group in groupby(sorted(skipped, key=lambda row: row["reason"]), key=lambda row: row["reason"]):
-            lines.append(f"  {reason}")
-            lines += [f"    {_what(row)}" for row in group]
+            what = [f"    {_what(row)}" for row in group]
+            lines += [f"  {reason}: {len(what)} cases or parts"] if reason == LEFT_OUT else [f"  {reason}", *what]
     return "\n".join(lines).lstrip("\n")
 
 

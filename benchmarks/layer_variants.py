@@ -63,14 +63,10 @@ class ModuleRun:
 
 
 def build_ours(name: str, layer: MoELayer) -> MoELayer:
-    """The layer with another back end or with recomputation; it has the same weights."""
-    if not OURS[name]:
-        return layer
+    """A layer with the same weights, with another back end or with recomputation."""
     with torch.device("meta"):
         other = MoELayer(with_fields(layer.config, **OURS[name]))
-    router, other.router = layer.router, nn.Identity()
-    other.load_state_dict({k: v for k, v in layer.state_dict().items() if not k.startswith("router.")}, assign=True)
-    other.router = copy.deepcopy(router)
+    other.load_state_dict(layer.state_dict(), assign=True)
     return other
 
 

@@ -34,7 +34,7 @@ from malloc import add_allocator_option, restart_under_allocator
 from fairseq_mhmoe.cli.files import write_json
 
 DEFAULTS = {"case_seconds": 60.0, "longest_run": 60.0}
-QUICK_DEFAULTS = {"case_seconds": 20.0, "longest_run": 6.0}
+QUICK_DEFAULTS = {"case_seconds": 12.0, "longest_run": 6.0}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--experts", nargs="*", type=int, help="N in the sweep over it, or nothing for no sweep (default: 8 64 256)")
     add("--rows-per-expert", type=int, default=128, help="of the sweep, at least (default: 128)")
     add("--rounds", type=int, default=20, help="times that every variant runs, at most (default: 20)")
-    add("--case-seconds", type=float, help="what the rounds of one case may take (default: 60, --quick 20)")
+    add("--case-seconds", type=float, help="what the rounds of one case may take (default: 60, --quick 12)")
     add("--longest-run", type=float, help="cases with runs above these seconds are skipped (default: 60, --quick 6)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: a GPU where there is one)")
     add("--json", type=Path, help="write the figures to this file too")

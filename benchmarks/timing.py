@@ -45,7 +45,12 @@ def time_once(run: Run, device: torch.device) -> Times:
 
 
 def measure(
-    runs: Dict[str, Run], first: Dict[str, Times], device: torch.device, rounds: int, seconds: Dict[str, float]
+    runs: Dict[str, Run],
+    first: Dict[str, Times],
+    device: torch.device,
+    rounds: int,
+    seconds: Dict[str, float],
+    least: Dict[str, int],
 ) -> Dict[str, List[Times]]:
     """Times of all runs, in turns.
 
@@ -54,22 +59,23 @@ def measure(
         first: the time of each run's warm-up.
         device: where they run.
         rounds: the most rounds.
-        seconds: what each run may take altogether. One too slow for that (a slow peer beside fast ones) is not run
-            again: its warm-up is its time.
+        seconds: what each run may take altogether.
+        least: how often each runs in any case. One with 0 (a slow peer beside fast ones) may be too slow to run again:
+            then its warm-up is its time.
     Returns:
         name -> times, at least one.
     """
     times: Dict[str, List[Times]] = {name: [] for name in runs}
-    going = [name for name in runs if first[name].total <= 2000 * seconds[name]]
+    going = [name for name in runs if least[name] or first[name].total <= 2000 * seconds[name]]
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for _ in range(rounds):
+        for done in range(1, rounds + 1):
             for name in going:
                 times[name].append(time_once(runs[name], device))
                 runs[name].clear()
-            spent = {name: sum(t.total for t in times[name]) / 1000 for name in going}
-            going = [name for name in going if spent[name] * (1 + 1 / len(times[name])) <= seconds[name]][::-1]
+            with_next = {name: sum(t.total for t in times[name]) * (1 + 1 / done) / 1000 for name in going}
+            going = [name for name in going if done < least[name] or with_next[name] <= seconds[name]][::-1]
     finally:
         if collecting:
             gc.enable()

@@ -117,6 +117,17 @@ def test_all_to_one_routing_uses_the_first_experts_only():
     assert counts.tolist() == [rows, rows, 0, 0]
 
 
+def test_our_variants_share_weights_and_leave_the_layer_as_it_was():
+    layer, x, grad = make_layer(Case("tiny", "fp32", 16), CPU)
+    router = layer.router
+    for variant in ("ours", "ours_bmm", "ours_recompute@one"):
+        module = build(variant, layer, x, grad)[variant].module
+        assert module is not layer and module.experts.w_in.data_ptr() == layer.experts.w_in.data_ptr()
+    assert layer.router is router and module.config.recompute
+    y, expected = (build(variant, layer, x, grad)[variant].forward() for variant in ("ours_bmm", "ours"))
+    torch.testing.assert_close(y, expected)
+
+
 def test_zipf_routing_follows_the_law():
     case = layer_cases.with_fields(layer_cases.CONFIGS["tiny"], top_k=1, num_experts=8, normalize_gates="none")
     layer_cases.CONFIGS["tiny"] = case
@@ -192,13 +203,13 @@ def test_cases_for_which_no_time_is_left_are_listed(monkeypatch):
     monkeypatch.setattr(layer_plan, "QUICK_SECONDS", -1.0)
     chosen, (entry,) = budget.choose(Case("tiny", "fp32", 16), ("ours", "torchscale"))
     assert chosen == () and entry["variants"] == ["ours", "torchscale"]
-    assert "of --quick were left" in entry["reason"]
+    assert entry["reason"] == "no time left for it in the -1 s of --quick"
 
 
 def test_peers_are_left_out_first(monkeypatch):
     budget = Budget(options("--quick"))
     monkeypatch.setattr(budget, "run_seconds", lambda case: 10.0)
-    monkeypatch.setattr(budget, "left", lambda: 30.0)
+    monkeypatch.setattr(budget, "left", lambda: 50.0)
     budget.options.longest_run = 20.0
     chosen, (entry,) = budget.choose(Case("tiny", "fp32", 16), ("ours", "torchscale"))
     assert chosen == ("ours",) and entry["variants"] == ["torchscale"]

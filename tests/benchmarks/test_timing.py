@@ -46,7 +46,7 @@ class Worker:
 
 
 def run_in_turns(runs, first, rounds, seconds):
-    return measure(runs, first, CPU, rounds, dict.fromkeys(runs, seconds))
+    return measure(runs, first, CPU, rounds, dict.fromkeys(runs, seconds), {name: name == "needed" for name in runs})
 
 
 def test_forward_and_backward_are_timed_apart():
@@ -76,6 +76,12 @@ def test_a_run_too_slow_for_one_round_keeps_its_first_time():
     times = run_in_turns({"slow": Worker("slow", diary)}, {"slow": Times(1000, 2000)}, rounds=5, seconds=1)
     assert times == {"slow": [Times(1000, 2000)]}
     assert diary == []
+
+
+def test_a_run_that_is_needed_is_run_however_slow():
+    diary = []
+    times = run_in_turns({"needed": Worker("needed", diary)}, {"needed": Times(1000, 2000)}, rounds=5, seconds=0)
+    assert len(times["needed"]) == diary.count("needed") == 1
 
 
 @pytest.mark.parametrize(
