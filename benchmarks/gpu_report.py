@@ -55,7 +55,7 @@ def comparison(figures: dict) -> str:
         "bare measured ms": lambda pair: pair[0].get(tables.BARE, "ms"),
         "bound by": lambda pair: tables.bound_by(pair[2]),
     }
-    return f"Expected for {device}.\n\n{tables.markdown(pairs, columns)}"
+    return f"Expected for {device}, the backward pass of the losses included, which is not measured.\n\n{tables.markdown(pairs, columns)}"
 
 
 def report(figures: dict) -> str:

@@ -237,7 +237,7 @@ def test_gpu_report_puts_measured_beside_expected(scripts, figures, tmp_path):
     scripts[2].main([str(tmp_path)])
     text = (tmp_path / "report.md").read_text()
     assert f"| b | bf16 | 2048 | ours | {paper['ms']:.2f} | {3 * paper['ms']:.2f} | 3.00 |" in text
-    assert "NVIDIA H100" in text and "Expected for H100." in text
+    assert "NVIDIA H100" in text and "Expected for H100, " in text
     assert "## Training step, bf16" in text and "No figures: cross_entropy.json is not there." in text
 
 
