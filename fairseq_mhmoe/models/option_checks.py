@@ -161,6 +161,8 @@ def _ineffective_beside_experts(cfg: Any) -> Iterator[Tuple[str, str]]:
         yield "moe_router_dim", "the softmax router compares at full width"
     if router != "xmoe":
         yield "moe_router_temperature", f"the {router} router has no temperature"
+    if str(cfg.activation_fn) != "silu":
+        yield "moe_fused_activation", f"{cfg.activation_fn} is one kernel already; --activation-fn silu is several"
     if cfg.moe_freq == 1 and cfg.moe_ffn_dim is not None:
         yield "decoder_ffn_embed_dim", "every block has experts, whose width is --moe-ffn-dim"
     if cfg.moe_top_k == 1:

@@ -93,6 +93,9 @@ class MHMoELanguageModelConfig(FairseqDataclass):
     moe_recompute: bool = option(
         False, "compute the experts' pre-activations again in the backward pass: less memory, up to 1.2 x the time"
     )
+    moe_fused_activation: bool = option(
+        False, "compile the experts' SwiGLU to one kernel (torch.compile) at the first step, which takes up to a minute"
+    )
     moe_expert_parallel_size: Optional[int] = option(
         None, "processes that share one copy of the experts; default: the largest number that divides both counts"
     )
@@ -177,6 +180,7 @@ def moe_config(cfg: Any) -> Optional[MoEConfig]:
         shared_expert_dim=cfg.moe_shared_expert_dim,
         backend=str(cfg.moe_expert_backend),
         recompute=cfg.moe_recompute,
+        fused_activation=cfg.moe_fused_activation,
         exchange=str(cfg.moe_exchange),
         rank_capacity_factor=cfg.moe_rank_capacity_factor,
         balance_scope=str(cfg.moe_balance_scope),
@@ -254,6 +258,7 @@ MOE_OPTIONS = {
     "shared_expert_dim": "moe_shared_expert_dim",
     "backend": "moe_expert_backend",
     "recompute": "moe_recompute",
+    "fused_activation": "moe_fused_activation",
     "exchange": "moe_exchange",
     "rank_capacity_factor": "moe_rank_capacity_factor",
     "balance_scope": "moe_balance_scope",

@@ -3,7 +3,8 @@
 SwiGLU's input is [M, 2F], gate columns first.
 """
 
-from typing import NamedTuple, Optional, Tuple
+from functools import cache
+from typing import Callable, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,14 @@ from torch import Tensor
 NORM_EPS = 1e-5
 
 
-def activate(pre: Tensor, kind: str) -> Tensor:
-    """relu, gelu (exact) or swiglu, silu(gate) * up: [M, F] or [M, 2F] -> [M, F]."""
+def activate(pre: Tensor, kind: str, fused: bool = False) -> Tensor:
+    """relu, gelu (exact) or swiglu, silu(gate) * up: [M, F] or [M, 2F] -> [M, F].
+
+    Args:
+        fused: SwiGLU as one kernel made by torch.compile, at its first use, which takes a while.
+    """
+    if kind == "swiglu" and fused:
+        return compiled(swiglu)(pre)
     if kind == "swiglu":
         gate, up = pre.chunk(2, 1)
         return F.silu(gate).mul_(up)
@@ -29,13 +36,14 @@ def kept_for_backward(pre: Tensor, hidden: Tensor, kind: str) -> Tuple[Optional[
 
 
 def activation_grad(
-    pre: Optional[Tensor], hidden: Optional[Tensor], grad: Tensor, kind: str
+    pre: Optional[Tensor], hidden: Optional[Tensor], grad: Tensor, kind: str, fused: bool = False
 ) -> Tuple[Tensor, Tensor]:
     """Output of the activation and gradient of its input.
 
     Args:
         pre, hidden: input and output, as kept; what is missing is computed again.
         grad: [M, F] gradient of the output; overwritten.
+        fused: as in `activate`.
     """
     if kind == "relu":
         hidden = F.relu(pre) if hidden is None else hidden
@@ -43,6 +51,8 @@ def activation_grad(
     if kind == "gelu":
         hidden = F.gelu(pre) if hidden is None else hidden
         return hidden, torch.ops.aten.gelu_backward.grad_input(grad, pre, grad_input=grad)
+    if fused:
+        return compiled(swiglu_grad)(pre, grad)
     gate, up = pre.chunk(2, 1)
     grad_pre = torch.empty_like(pre)
     grad_gate, grad_up = grad_pre.chunk(2, 1)
@@ -50,6 +60,26 @@ def activation_grad(
     torch.mul(grad, hidden, out=grad_up)
     torch.ops.aten.silu_backward.grad_input(grad.mul_(up), gate, grad_input=grad_gate)
     return hidden.mul_(up), grad_pre
+
+
+@cache
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function as torch.compile makes it, for every number of rows; once per process."""
+    return torch.compile(function, dynamic=True)
+
+
+def swiglu(pre: Tensor) -> Tensor:
+    """silu(gate) * up, written for a compiler: [M, 2F] -> [M, F]."""
+    gate, up = pre.chunk(2, 1)
+    return F.silu(gate) * up
+
+
+def swiglu_grad(pre: Tensor, grad: Tensor) -> Tuple[Tensor, Tensor]:
+    """Output and gradient of the input of `swiglu`, written for a compiler: [M, 2F], [M, F] -> [M, F], [M, 2F]."""
+    gate, up = pre.chunk(2, 1)
+    share = torch.sigmoid(gate)
+    silu = gate * share
+    return silu * up, torch.cat([grad * up * (share + silu - silu * share), grad * silu], 1)
 
 
 class Finish(NamedTuple):

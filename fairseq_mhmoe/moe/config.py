@@ -49,6 +49,7 @@ class MoEConfig:
     shared_expert_dim: int = 0  # inner width of an expert that every token passes (v2); 0 = none
     backend: str = "auto"  # how the grouped matrix products are computed
     recompute: bool = False  # compute the experts' pre-activations again in the backward pass instead of keeping them
+    fused_activation: bool = False  # SwiGLU as one kernel made by torch.compile
     exchange: str = "counts"  # ranks send as many rows as there are, or a fixed number of slots per expert
     rank_capacity_factor: float = 0.0  # 0 = no bound; else a rank sends another ceil(factor * S * K / P) rows at most
     balance_scope: str = "micro"  # load and gates of the balance loss over one rank's batch, or over all ranks'

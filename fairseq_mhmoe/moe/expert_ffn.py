@@ -39,6 +39,7 @@ class Job(NamedTuple):
 
     products: Products
     kind: str  # relu, gelu, swiglu
+    fused: bool  # see `activate`
     finish: Finish
     recompute: bool
     source: Optional[Source]  # None: the rows themselves are given
@@ -114,7 +115,7 @@ class _ExpertFFN(torch.autograd.Function):
         w = Weights(*weights)
         with without_autocast(x.device.type):
             pre = job.products.linear(_enter(x, job), w.w_in, w.b_in)
-            hidden = activate(pre, job.kind)
+            hidden = activate(pre, job.kind, job.fused)
             finished = job.finish(hidden, w.norm_weight, w.norm_bias) if job.finish else hidden
             out = _leave(job.products.linear(finished, w.w_out, w.b_out), job.slots)
         kept = (None, None) if job.recompute else kept_for_backward(pre, hidden, job.kind)
@@ -138,11 +139,11 @@ class _ExpertFFN(torch.autograd.Function):
             grad_hidden = products.input_grad(grad, w.w_out)
             finished = None
             if job.finish:
-                hidden = activate(pre, job.kind) if hidden is None else hidden
+                hidden = activate(pre, job.kind, job.fused) if hidden is None else hidden
                 finished, grad_hidden, grads["norm_weight"], grads["norm_bias"] = job.finish.backward(
                     hidden, grad_hidden, w.norm_weight, w.norm_bias
                 )
-            hidden, grad_pre = activation_grad(pre, hidden, grad_hidden, job.kind)
+            hidden, grad_pre = activation_grad(pre, hidden, grad_hidden, job.kind, job.fused)
             if need_out:
                 grads["w_out"] = products.weight_grad(grad, hidden if finished is None else finished)
             if need_b_out:

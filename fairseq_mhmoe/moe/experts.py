@@ -31,13 +31,14 @@ class StackedExperts(nn.Module):
         dropout: float = 0.0,
         backend: str = "auto",
         recompute: bool = False,
+        fused: bool = False,
         first: int = 0,
     ) -> None:
         """Makes experts `first` .. `first` + N - 1 of a layer; the others may live in other processes."""
         super().__init__()
         self.num_experts, self.ffn_dim, self.first = num_experts, ffn_dim, first
         self.activation, self.rms_norm, self.dropout = activation, rms_norm, dropout
-        self.backend, self.recompute = backend, recompute
+        self.backend, self.recompute, self.fused = backend, recompute, fused
         inner = 2 * ffn_dim if activation == "swiglu" else ffn_dim
         self.w_in = nn.Parameter(torch.empty(num_experts, inner, d))
         self.w_out = nn.Parameter(torch.empty(num_experts, d, ffn_dim))
@@ -98,7 +99,7 @@ class StackedExperts(nn.Module):
         backend = choose_backend(self.backend, x, [self.w_out.shape[1], self.w_in.shape[1], self.ffn_dim])
         products, slots = lay_out(backend, counts, rows, complete, sizes, most)
         finish = self._finish(products, x)
-        job = Job(products, self.activation, finish, self.recompute, source, slots)
+        job = Job(products, self.activation, self.fused, finish, self.recompute, source, slots)
         parameters = (self.w_in, self.b_in, self.w_out, self.b_out, self.norm_weight, self.norm_bias)
         return run_experts(x, Weights(*(None if p is None else p.to(x.dtype) for p in parameters)), job)
 

@@ -64,8 +64,9 @@ class MoELayer(nn.Module):
 
     def _build_experts(self, first: int, end: int, d: int, ffn_dim: int) -> StackedExperts:
         c = self.config
-        rules = c.activation, c.bias, c.subln, c.rms_norm, c.activation_dropout, c.backend, c.recompute
-        return StackedExperts(end - first, d, ffn_dim, *rules, first=first)
+        kind = c.activation, c.bias, c.subln, c.rms_norm, c.activation_dropout
+        how = dict(backend=c.backend, recompute=c.recompute, fused=c.fused_activation)
+        return StackedExperts(end - first, d, ffn_dim, *kind, **how, first=first)
 
     def reset_parameters(self) -> None:
         """Head: Xavier uniform, gain 1/sqrt(2); merge: Xavier uniform, bias 0 (MH-MoE v1); the rest as nn.Linear."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fairseq_mhmoe.moe import activations
 from fairseq_mhmoe.moe.activations import activate, activation_grad, kept_for_backward
 
 THEIRS = {
@@ -27,3 +28,19 @@ def test_equal_to_torch(kind, kept):
     again, grad_pre = activation_grad(*at_hand, grad.clone(), kind)
     torch.testing.assert_close(again, expected.detach())
     torch.testing.assert_close(grad_pre, pre.grad)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_what_is_written_for_the_compiler_computes_the_same(dtype, tolerance, monkeypatch):
+    torch.manual_seed(0)
+    pre, grad = torch.randn(6, 16).to(dtype), torch.randn(6, 8).to(dtype)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)  # a real one takes half a minute
+    activations.compiled.cache_clear()
+    try:
+        for ours, theirs in zip(
+            (activate(pre, "swiglu", fused=True), *activation_grad(pre, None, grad.clone(), "swiglu", fused=True)),
+            (activate(pre, "swiglu"), *activation_grad(pre, None, grad.clone(), "swiglu")),
+        ):
+            torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    finally:
+        activations.compiled.cache_clear()
