@@ -11,8 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import performance_tables as tables
+import report_layer
+import report_programs
 from performance_report import read_figures
+from report_markdown import markdown
 
 from data_prep.files import write_text
 
@@ -34,54 +36,55 @@ def comparison(figures: dict) -> str:
     device = paper_device(figures["moe_layer"]["machine"]["capability"])
     expected = {}
     for row in figures["expected"]["rows"]:
-        if row["device"] == device and row["pass"] == tables.BOTH:
+        if row["device"] == device and row["pass"] == report_layer.BOTH:
             size = EXPECTED_TYPE[row["dtype"]], row["config"], row["tokens"]
             expected[(*size, f"ours_{row['backend']}")] = row
             if row["auto"]:
                 expected[(*size, "ours")] = row
     pairs = []
-    for case in tables.cases(figures):
+    for case in report_layer.cases(figures):
         for variant in ("ours", "ours_loop", "ours_grouped_mm"):
             paper = expected.get((case.dtype, case.config, case.tokens, variant))
             if paper is not None and case.get(variant, "ms") is not None and not case.swept:
                 pairs.append((case, variant, paper))
     columns = {
-        **{head: lambda pair, value=value: value(pair[0]) for head, value in tables.CASE.items()},
+        **{head: lambda pair, value=value: value(pair[0]) for head, value in report_layer.CASE.items()},
         "what": lambda pair: pair[1],
         "expected ms": lambda pair: pair[2]["ms"],
         "measured ms": lambda pair: pair[0].get(pair[1], "ms"),
         "measured / expected": lambda pair: pair[0].get(pair[1], "ms") / pair[2]["ms"],
         "bare expected ms": lambda pair: pair[2]["limit_ms"],
-        "bare measured ms": lambda pair: pair[0].get(tables.BARE, "ms"),
-        "bound by": lambda pair: tables.bound_by(pair[2]),
+        "bare measured ms": lambda pair: pair[0].get(report_layer.BARE, "ms"),
+        "bound by": lambda pair: report_programs.bound_by(pair[2]),
     }
-    return f"Expected for {device}, the backward pass of the losses included, which is not measured.\n\n{tables.markdown(pairs, columns)}"
+    head = f"Expected for {device}; the backward pass of the losses is included there and not measured."
+    return f"{head}\n\n{markdown(pairs, columns)}"
 
 
 def report(figures: dict) -> str:
     """All that can be said of these figures."""
     measured = {name: content for name, content in figures.items() if "machine" in content}
-    parts = [("What it ran on", tables.machine, measured, ())]
+    parts = [("What it ran on", report_programs.machine, measured, ())]
     parts += [("Measured and expected", comparison, figures, ("moe_layer", "expected"))]
     for title, make in (
-        ("The layer", tables.layer),
-        ("Other code", tables.peers),
-        ("Back ends", tables.backends),
-        ("Skewed routing", tables.routing),
-        ("Number of experts", tables.experts),
-        ("Memory", tables.memory),
+        ("The layer", report_layer.layer),
+        ("Other code", report_layer.peers),
+        ("Back ends", report_layer.backends),
+        ("Skewed routing", report_layer.routing),
+        ("Number of experts", report_layer.experts),
+        ("Memory", report_layer.memory),
     ):
         parts.append((title, make, figures, ("moe_layer",)))
     for title, make, program in (
-        ("Training step", tables.step, "train_step"),
-        ("Profile", tables.profile, "profile_step"),
+        ("Training step", report_programs.step, "train_step"),
+        ("Profile", report_programs.profile, "profile_step"),
     ):
         for name in sorted(name for name in figures if name.startswith(program)):
             kind = name.removeprefix(program).strip("_")
             parts.append((f"{title}, {kind}", make, {program: figures[name]}, (program,)))
-    parts.append(("Adding up the rows of a sub-token", tables.gather_sum, figures, ("gather_sum",)))
-    parts.append(("Cross entropy", tables.cross_entropy, figures, ("cross_entropy",)))
-    parts.append(("Left out", tables.left_out, figures, ()))
+    parts.append(("Adding up the rows of a sub-token", report_programs.gather_sum, figures, ("gather_sum",)))
+    parts.append(("Cross entropy", report_programs.cross_entropy, figures, ("cross_entropy",)))
+    parts.append(("Left out", report_programs.left_out, figures, ()))
     lines = ["# Measured on a GPU"]
     for title, make, given, needed in parts:
         missing = [name for name in needed if name not in given]

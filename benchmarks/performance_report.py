@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import performance_tables as tables
+import report_layer
+import report_programs
 
 from data_prep.files import write_text
 
@@ -22,21 +23,21 @@ ROOT = Path(__file__).resolve().parents[1]
 NOT_MEASURED = "Not measured yet: `bash benchmarks/performance.sh`."
 # Table -> the programs whose figures it needs.
 TABLES = {
-    "machine": (tables.machine, ()),
-    "layers": (tables.layers, ()),
-    "layer": (tables.layer, ("moe_layer",)),
-    "peers": (tables.peers, ("moe_layer",)),
-    "routing": (tables.routing, ("moe_layer",)),
-    "experts": (tables.experts, ("moe_layer",)),
-    "memory": (tables.memory, ("moe_layer",)),
-    "backends": (tables.backends, ("moe_layer",)),
-    "step": (tables.step, ("train_step",)),
-    "cross entropy": (tables.cross_entropy, ("cross_entropy",)),
-    "profile": (tables.profile, ("profile_step",)),
-    "GPUs": (tables.devices, ("expected",)),
-    "expected": (tables.expected, ("expected",)),
-    "assumptions": (tables.assumptions, ("expected",)),
-    "left out": (tables.left_out, ()),
+    "machine": (report_programs.machine, ()),
+    "layers": (report_programs.layers, ()),
+    "layer": (report_layer.layer, ("moe_layer",)),
+    "peers": (report_layer.peers, ("moe_layer",)),
+    "routing": (report_layer.routing, ("moe_layer",)),
+    "experts": (report_layer.experts, ("moe_layer",)),
+    "memory": (report_layer.memory, ("moe_layer",)),
+    "backends": (report_layer.backends, ("moe_layer",)),
+    "step": (report_programs.step, ("train_step",)),
+    "cross entropy": (report_programs.cross_entropy, ("cross_entropy",)),
+    "profile": (report_programs.profile, ("profile_step",)),
+    "GPUs": (report_programs.devices, ("expected",)),
+    "expected": (report_programs.expected, ("expected",)),
+    "assumptions": (report_programs.assumptions, ("expected",)),
+    "left out": (report_programs.left_out, ()),
 }
 MARKED = re.compile(r"(<!-- table: (?P<name>[\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -21,15 +21,14 @@ MACHINE = {
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The modules performance_report, performance_tables and gpu_report."""
+    """The modules performance_report and gpu_report."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         import gpu_report
         import performance_report
-        import performance_tables
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
-    return performance_report, performance_tables, gpu_report
+    return performance_report, gpu_report
 
 
 def row(variant, ms, config="b", dtype="fp32", tokens=2048, experts=40, routing="balanced", **others):
@@ -128,7 +127,14 @@ def test_skew_and_numbers_of_experts(scripts, figures):
 
 def test_memory_and_back_ends(scripts, figures):
     assert lines(scripts, "memory", figures) == [["b", "fp32", "2048", "32.0", "64.0", "64.0", "8.00", "0.25", "1.10"]]
-    assert lines(scripts, "backends", figures) == [["b", "fp32", "2048", "40", "1.12", "-", "-"]]
+    figures["moe_layer"]["rows"].append(row("ours_fused", 99.0, dtype="bf16"))
+    assert (
+        scripts[0].render("backends", figures).startswith("| layer | type | tokens | N | loop x bare | fused x bare |")
+    )
+    assert lines(scripts, "backends", figures) == [
+        ["b", "fp32", "2048", "40", "1.12", "-"],
+        ["b", "bf16", "2048", "40", "-", "0.99"],
+    ]
 
 
 def test_step_and_profile(scripts, figures):
@@ -218,7 +224,7 @@ def test_every_table_has_its_place(scripts):
 
 @pytest.mark.parametrize("capability, name", [("7.5", "V100"), ("8.6", "A100"), ("9.0", "H100"), ("12.0", "H100")])
 def test_a_gpu_is_held_against_the_nearest_one(scripts, capability, name):
-    assert scripts[2].paper_device(capability) == name
+    assert scripts[1].paper_device(capability) == name
 
 
 def test_gpu_report_puts_measured_beside_expected(scripts, figures, tmp_path):
@@ -234,13 +240,13 @@ def test_gpu_report_puts_measured_beside_expected(scripts, figures, tmp_path):
     for name in ("moe_layer", "expected"):
         (tmp_path / f"{name}.json").write_text(json.dumps(figures[name]))
     (tmp_path / "train_step_bf16.json").write_text(json.dumps(figures["train_step"]))
-    scripts[2].main([str(tmp_path)])
+    scripts[1].main([str(tmp_path)])
     text = (tmp_path / "report.md").read_text()
     assert f"| b | bf16 | 2048 | ours | {paper['ms']:.2f} | {3 * paper['ms']:.2f} | 3.00 |" in text
-    assert "NVIDIA H100" in text and "Expected for H100, " in text
+    assert "NVIDIA H100" in text and "Expected for H100; " in text
     assert "## Training step, bf16" in text and "No figures: cross_entropy.json is not there." in text
 
 
 def test_gpu_report_needs_figures(scripts, tmp_path):
     with pytest.raises(SystemExit, match="no figures of a benchmark"):
-        scripts[2].main([str(tmp_path)])
+        scripts[1].main([str(tmp_path)])
