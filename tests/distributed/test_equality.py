@@ -52,6 +52,10 @@ CASES = {
     "pads counted": Case(2, layer=dict(padding="counted", **CAPACITY), pads=(0.3,), **UNEVEN),
     "activation checkpointing": Case(4, layer=dict(top_k=2, heads=3), recompute=True, **UNEVEN),
     "activation checkpointing, by capacity": Case(2, layer=BY_CAPACITY, recompute=True, pads=(0.2,)),
+    "bmm": Case(2, layer=dict(backend="bmm", top_k=2, heads=3), pads=(0.3, 0.0), **UNEVEN),
+    "bmm, by capacity": Case(2, layer=dict(backend="bmm", top_k=2, **BY_CAPACITY), pads=(0.3, 0.0), **UNEVEN),
+    "pre-activations again": Case(2, layer=dict(recompute=True, top_k=2, heads=3, activation="swiglu"), **UNEVEN),
+    "pre-activations and all else again": Case(2, layer=dict(recompute=True, top_k=2), recompute=True, **UNEVEN),
 }
 # torch's grouped matrix products know no float64
 SINGLE = dict(dtype=torch.float32, experts=4)
