@@ -54,9 +54,11 @@ def measure(
 ) -> Dict[str, List[Times]]:
     """Times of all runs, in turns.
 
+    A run that gets fewer rounds than others has them spread over all the time, so that all see the same machine.
+
     Args:
         runs: what to time, by name; warmed up already.
-        first: the time of each run's warm-up.
+        first: the time of each run's warm-up, from which its number of rounds follows.
         device: where they run.
         rounds: the most rounds.
         seconds: what each run may take altogether.
@@ -65,17 +67,18 @@ def measure(
     Returns:
         name -> times, at least one.
     """
+    fitting = {name: round(1000 * seconds[name] / max(first[name].total, 1e-6)) for name in runs}
+    turns = {name: min(rounds, max(least[name], fitting[name])) for name in runs}
+    most = max(turns.values(), default=0)
     times: Dict[str, List[Times]] = {name: [] for name in runs}
-    going = [name for name in runs if least[name] or first[name].total <= 2000 * seconds[name]]
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for done in range(1, rounds + 1):
-            for name in going:
+        for turn in range(1, most + 1):
+            due = [name for name in runs if turn * turns[name] // most > (turn - 1) * turns[name] // most]
+            for name in due if turn % 2 else reversed(due):
                 times[name].append(time_once(runs[name], device))
                 runs[name].clear()
-            with_next = {name: sum(t.total for t in times[name]) * (1 + 1 / done) / 1000 for name in going}
-            going = [name for name in going if done < least[name] or with_next[name] <= seconds[name]][::-1]
     finally:
         if collecting:
             gc.enable()

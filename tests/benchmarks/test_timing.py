@@ -63,12 +63,12 @@ def test_variants_take_turns_in_alternating_order():
     assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3, "c": 3}
 
 
-def test_a_run_stops_when_its_seconds_are_spent():
+def test_a_slow_run_has_its_few_rounds_spread_over_all():
     diary = []
-    runs = {"slow": Worker("slow", diary, forward=20), "fast": Worker("fast", diary)}
-    times = run_in_turns(runs, dict.fromkeys(runs, Times(0, 0)), rounds=10, seconds=0.05)
-    assert len(times["slow"]) == 2
-    assert len(times["fast"]) == 10
+    runs = {name: Worker(name, diary) for name in ("s", "f")}
+    times = run_in_turns(runs, {"s": Times(10, 15), "f": Times(0, 1)}, rounds=6, seconds=0.05)
+    assert (len(times["s"]), len(times["f"])) == (2, 6)
+    assert "".join(word for word in diary if word != "clear") == "ff" "sf" "ff" "fs"
 
 
 def test_a_run_too_slow_for_one_round_keeps_its_first_time():
