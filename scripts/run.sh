@@ -26,6 +26,7 @@ train() {
     return
   fi
   mkdir -p "$SAVE_DIR" || die "SAVE_DIR $SAVE_DIR cannot be made; give a folder in which you may write"
+  [[ $DEVICE != cpu ]] || keep_large_buffers
   exec "${COMMAND[@]}"
 }
 

@@ -101,6 +101,12 @@ build_launcher() {
     --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT" "$VENV/bin/fairseq-train")
 }
 
+# glibc otherwise gives large buffers back to the system and fetches fresh ones at every update. What is set stays.
+keep_large_buffers() {
+  export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-1073741824}
+  export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-4294967296}
+}
+
 # Sets PRECISION_OPTIONS.
 build_precision() {
   case $PRECISION in

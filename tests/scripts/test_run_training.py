@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fairseq_mhmoe.cli.demo_programs import FASTER_ON_THE_CPU
+
 ROOT = Path(__file__).parents[2]
 SMALL_BODY = "--decoder-embed-dim 16 --decoder-layers 2 --decoder-attention-heads 2 --decoder-ffn-embed-dim 16"
 SMALL_MHMOE = f"{SMALL_BODY} --mhmoe-heads-number 2 --moe-ffn-dim 8"
@@ -64,6 +66,21 @@ def test_published_line_runs_with_its_warnings(tiny_data_dir, tmp_path):
     for option in ("--flash-attention", "--moe-gating-use-fp32", "--moe-second-expert-policy"):
         assert f"{option} has no effect" in done.stdout + done.stderr
     assert (tmp_path / "checkpoint_best.pt").exists()
+
+
+@pytest.mark.parametrize("given", [{}, {"MALLOC_TRIM_THRESHOLD_": "77"}])
+def test_training_on_the_cpu_keeps_large_buffers_unless_told_otherwise(tiny_data_dir, tmp_path, monkeypatch, given):
+    for name in FASTER_ON_THE_CPU:
+        monkeypatch.delenv(name, raising=False)
+    program = tmp_path / "bin/fairseq-train"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nenv\n")
+    program.chmod(0o755)
+    done = run(1, 1, tmp_path / "model", 4, "1e-3", 4, 1, 2, SMALL_BODY, DATA_DIR=tiny_data_dir, VENV=tmp_path, **given)
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split("=", 1) for line in done.stdout.splitlines() if line.startswith("MALLOC_"))
+    as_the_demonstration = {name: value for name, value in FASTER_ON_THE_CPU.items() if name.startswith("MALLOC_")}
+    assert found.items() >= (as_the_demonstration | given).items()
 
 
 def test_missing_environment_is_named(tiny_data_dir, tmp_path):
