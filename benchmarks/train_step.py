@@ -32,7 +32,7 @@ from fairseq_mhmoe.cli.demo_models import SEQUENCES_PER_UPDATE, TOKENS_PER_SAMPL
 from fairseq_mhmoe.cli.demo_programs import FASTER_ON_THE_CPU, log_figures
 from fairseq_mhmoe.cli.files import write_json
 
-QUICK = dict(layers=4, rounds=2, updates=12, warmup=3)
+QUICK = dict(layers=4, rounds=2, updates=8, warmup=2)
 TIMEOUT = 3600  # seconds of one run
 BASELINE, PEER = "dense", "torchscale_xmoe"
 # Environment of each allocator: glibc's as the demonstration sets it, jemalloc's as in the other benchmarks.
@@ -212,11 +212,18 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def vocabulary_of(data: Path) -> int:
-    """Size of the dictionary of a prepared folder; the demonstration's is prepared when it is missing."""
-    if not (data / "manifest.json").exists() and data == ROOT / "data/demo-english":
+    """Size of the dictionary of a prepared folder; the demonstration's is prepared when it is missing.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    manifest = data / "manifest.json"
+    if not manifest.exists() and data == ROOT / "data/demo-english":
         program = [sys.executable, "-W", "ignore", "-m", "data_prep.demo_english", "--output", str(data)]
         subprocess.run(program, cwd=ROOT, check=True)
-    return json.loads((data / "manifest.json").read_text())["dictionary"]["size"]
+    if not manifest.exists():
+        raise ValueError(f"--data {data}: no manifest.json there; name a folder that data_prep has written")
+    return json.loads(manifest.read_text())["dictionary"]["size"]
 
 
 def skipped(options) -> list[dict]:

@@ -86,6 +86,11 @@ def test_wrong_numbers_are_refused(capsys, words, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_folder_without_manifest_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no manifest.json there; name a folder"):
+        train_step.vocabulary_of(tmp_path)
+
+
 def test_quick_leaves_alone_what_was_given():
     assert vars(train_step.parse(["--quick"])).items() >= train_step.QUICK.items()
     assert train_step.parse(["--quick", "--layers", "6"]).layers == 6
