@@ -73,7 +73,7 @@ def operations_of(config: MoEConfig, tokens: int, backend: str):
 
 def fast_grouped_mm(device: Device) -> bool:
     """Whether torch has a grouped kernel there; elsewhere grouped_mm is a loop that waits for the device each time."""
-    return device.capability >= 9 and device.dtype == "bfloat16"
+    return device.capability == 9 and device.dtype == "bfloat16"
 
 
 def device_us(operation: Operation, device: Device, backend: str) -> float:

@@ -17,8 +17,9 @@ _ALIGNMENT = 16  # bytes: torch's grouped_mm takes only such strides
 def choose_backend(requested: str, x: Tensor, widths: Sequence[int]) -> str:
     """The back end for rows like x and matrices of these widths; "auto" says once in the log what it takes.
 
-    "auto" takes torch's grouped_mm where it is fast: for bfloat16 on compute capability 9 and above. Elsewhere a loop
-    over the experts is as fast (CPU) or faster (V100, A100), or the only way (float64, odd widths).
+    "auto" takes torch's grouped_mm where torch has a kernel for it that we trust: for bfloat16 on compute capability 9.
+    Elsewhere a loop over the experts is as fast (CPU) or faster (V100, A100, capability 12, where torch loops and waits
+    for the device in every product), or the only way (float64, odd widths).
 
     Raises:
         ValueError: grouped_mm was asked for and can't take these rows.
@@ -50,8 +51,14 @@ def _grouped_mm_refuses(dtype: torch.dtype, widths: Tuple[int, ...]) -> str:
 @cache
 def _grouped_mm_is_fast(device_type: str, index: Optional[int], dtype: torch.dtype) -> bool:
     if device_type == "cuda":
-        return dtype == torch.bfloat16 and torch.cuda.get_device_capability(index)[0] >= 9
+        return dtype == torch.bfloat16 and torch.cuda.get_device_capability(index)[0] == 9
     return device_type == "meta"  # there are no counts to loop over
+
+
+@cache
+def leaves_empty_groups_unwritten(device_type: str, index: Optional[int]) -> bool:
+    """Whether grouped_mm's weight gradient of a group without rows is garbage (pytorch issue 172439)."""
+    return device_type == "cuda" and torch.cuda.get_device_capability(index)[0] >= 10
 
 
 @cache

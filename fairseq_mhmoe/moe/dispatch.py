@@ -78,8 +78,9 @@ def gather_sum(rows: Tensor, inverse: Tensor, weights: Optional[Tensor] = None) 
     """out[s] = sum over k of weights[s, k] * rows[inverse[s, k]]: [M, d] -> [S, d]."""
     if inverse.numel() == 0:
         return rows.new_zeros(inverse.shape[0], rows.shape[1])
-    if inverse.shape[1] == 1 and weights is None:
-        return rows.index_select(0, inverse.view(-1))
+    if inverse.shape[1] == 1 and (weights is None or rows.device.type != "cpu"):
+        picked = rows.index_select(0, inverse.view(-1))
+        return picked if weights is None else picked.mul_(weights)  # embedding_bag's kernel for CUDA reads singly
     return F.embedding_bag(inverse, rows, mode="sum", per_sample_weights=weights)
 
 

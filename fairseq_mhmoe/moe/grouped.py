@@ -9,7 +9,7 @@ from typing import Callable, List, Optional
 import torch
 from torch import Tensor
 
-from .backends import torch_grouped_mm
+from .backends import leaves_empty_groups_unwritten, torch_grouped_mm
 
 
 class Products(ABC):
@@ -117,7 +117,10 @@ class GroupedMMProducts(Products):
         return self._zero_tail(torch_grouped_mm(grad, weight, offs=self.ends))
 
     def weight_grad(self, grad: Tensor, x: Tensor) -> Tensor:
-        return torch_grouped_mm(grad.t(), x, offs=self.ends)
+        result = torch_grouped_mm(grad.t(), x, offs=self.ends)
+        if leaves_empty_groups_unwritten(x.device.type, x.device.index):
+            result.masked_fill_((self.counts == 0).view(-1, 1, 1), 0)
+        return result
 
     def group_sum(self, rows: Tensor) -> Tensor:
         # An embedding's gradient is the same sum, and deterministic on CUDA, where index_add is not.

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fairseq_mhmoe.moe import layer as moe_layer
-from fairseq_mhmoe.moe.dispatch import make_plan
+from fairseq_mhmoe.moe.dispatch import Plan, dispatch, make_plan
 from fairseq_mhmoe.moe.exchange import run_by_capacity, run_by_counts
 from fairseq_mhmoe.moe.parallel import expert_group
 from fairseq_mhmoe.moe.selection import capacity_bound, select_experts
@@ -163,12 +163,14 @@ def test_a_copied_model_talks_to_the_same_ranks(evaluated):
 
 
 class Visit:
-    """Stands for the experts: hands rows back as they are, and checks that each is where its expert lives."""
+    """Stands for the experts: hands rows back sorted by expert, and checks that each is where its expert lives."""
 
     def __init__(self, first, padded):
         self.first, self.padded, self.rows = first, padded, 0
 
-    def __call__(self, rows, counts, complete, sizes):
+    def __call__(self, rows, counts, complete=True, sizes=None, source=None):
+        if source is not None:
+            rows = dispatch(rows, Plan(*source, counts, complete))
         assert complete and counts.tolist() == sizes and sum(sizes) == rows.shape[0]
         own = self.first + torch.repeat_interleave(torch.arange(len(sizes)), counts)
         expert = rows[:, 0] - 1  # 0 marks the padding of a slot

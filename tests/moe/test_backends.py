@@ -25,7 +25,8 @@ def test_automatic_choice_avoids_what_grouped_mm_can_not_do():
         ((8, 0), torch.bfloat16, "loop"),
         ((9, 0), torch.bfloat16, "grouped_mm"),
         ((9, 0), torch.float16, "loop"),
-        ((10, 0), torch.bfloat16, "grouped_mm"),
+        ((10, 0), torch.bfloat16, "loop"),
+        ((12, 0), torch.bfloat16, "loop"),
     ],
 )
 def test_automatic_choice_on_gpus(capability, dtype, expected, monkeypatch):

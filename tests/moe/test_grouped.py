@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fairseq_mhmoe.moe import grouped
 from fairseq_mhmoe.moe.expert_ffn import lay_out, make_slots
 from fairseq_mhmoe.moe.grouped import BatchedProducts, GroupedMMProducts, LoopProducts
 
@@ -53,9 +54,9 @@ def test_equal_one_linear_layer_a_group(backend, counts, tail):
 def test_half_precision_agrees_too(counts, tail):
     rows = sum(counts) + tail
     loop, _ = everything(products_of("loop", counts, rows), torch.bfloat16, counts, rows)
-    grouped, _ = everything(products_of("grouped_mm", counts, rows), torch.bfloat16, counts, rows)
+    by_torch, _ = everything(products_of("grouped_mm", counts, rows), torch.bfloat16, counts, rows)
     for name, expected in loop.items():
-        torch.testing.assert_close(grouped[name], expected, rtol=2e-2, atol=2e-2, msg=name)
+        torch.testing.assert_close(by_torch[name], expected, rtol=2e-2, atol=2e-2, msg=name)
 
 
 def test_batched_products_of_equal_groups_equal_the_loop():
@@ -89,3 +90,12 @@ def test_equal_groups_need_no_slots_and_a_known_bound_no_copy_to_the_host():
     assert products.rows == 6 and slots.row.shape == (6,)
     products, _ = lay_out("bmm", on_meta, 4, False, most=100)
     assert products.rows == 8  # no expert has more than all rows
+
+
+def test_gradients_that_torch_leaves_unwritten_are_zeroed(monkeypatch):
+    products = GroupedMMProducts(torch.tensor([2, 0, 3]), 5, True)
+    garbage = torch.full((3, OUT, IN), 7.0)
+    monkeypatch.setattr(grouped, "torch_grouped_mm", lambda *a, **k: garbage.clone())
+    monkeypatch.setattr(grouped, "leaves_empty_groups_unwritten", lambda *device: True)
+    result = products.weight_grad(torch.randn(5, OUT), torch.randn(5, IN))
+    assert (result[1] == 0).all() and (result[[0, 2]] == 7).all()
