@@ -17,7 +17,7 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import List, Optional
 
 import torch
 
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from layer_cases import CONFIGS, DTYPES, ROUTING, Case
 from layer_plan import Budget, full_plan, quick_plan
 from layer_runs import VARIANTS, run_case
-from layer_table import table
+from layer_table import list_of_skipped, table
 from machine import commit, describe
 from malloc import add_allocator_option, restart_under_allocator
 
@@ -103,21 +103,20 @@ def main(words: Optional[List[str]] = None) -> None:
     logging.getLogger().setLevel(logging.WARNING)
     budget = Budget(options)
     warm_up(options.device)
-    rows: List[Dict] = []
-    skipped: List[Dict] = budget.left_out()
+    figures = {"rows": [], "skipped": budget.left_out(), "machine": describe(options.device)}
+    figures.update(torch=torch.__version__, command=["benchmarks/moe_layer.py", *words], commit=commit())
     for case, variants in options.plan:
         chosen, missing = budget.choose(case, variants)
-        skipped += missing
+        figures["skipped"] += missing
         if chosen:
             begin = time.perf_counter()
-            new, refused = run_case(case, chosen, options.device, options.rounds, budget.seconds(case, chosen))
-            rows, skipped = rows + new, skipped + refused
-            print(f"{case}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
-    print(table(rows, skipped))
-    if options.json is not None:
-        figures = {"rows": rows, "skipped": skipped, "machine": describe(options.device)}
-        figures.update(torch=torch.__version__, command=["benchmarks/moe_layer.py", *words], commit=commit())
-        write_json(options.json, figures)
+            rows, refused = run_case(case, chosen, options.device, options.rounds, budget.seconds(case, chosen))
+            figures["rows"] += rows
+            figures["skipped"] += refused
+            print(table(rows), f"({time.perf_counter() - begin:.0f} s)", "", sep="\n", flush=True)
+        if options.json is not None:  # after every case, so that a run that is cut short leaves what it has
+            write_json(options.json, figures)
+    print(list_of_skipped(figures["skipped"]))
 
 
 if __name__ == "__main__":
