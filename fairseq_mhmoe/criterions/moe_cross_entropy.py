@@ -45,8 +45,8 @@ class MoECrossEntropyConfig(FairseqDataclass):
     chunked_cross_entropy: bool = field(
         default=False,
         metadata={
-            "help": "never hold the logits of a whole batch, tokens x vocabulary, but those of a few tokens at a time; "
-            "the same loss, much less memory with a large vocabulary; for --arch mhmoe_lm*"
+            "help": "never hold the logits of a whole batch, tokens x vocabulary, but those of a few tokens at a time: "
+            "the same loss, much less memory with a large vocabulary; for models of this package"
         },
     )
     cross_entropy_chunk: int = field(
@@ -214,7 +214,7 @@ def output_weight(model):
     weight = getattr(decoder, "output_weight", None)
     if weight is None:
         raise ValueError(
-            f"--chunked-cross-entropy: expected a model of --arch mhmoe_lm*, got {type(model).__name__}, whose output "
-            "layer may be of any kind; leave it out"
+            f"--chunked-cross-entropy: expected a model of fairseq_mhmoe, got {type(model).__name__}, whose output "
+            "layer may be of any kind; leave the option out"
         )
     return weight

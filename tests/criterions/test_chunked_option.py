@@ -150,7 +150,7 @@ def test_the_defaults_are_quiet(task, caplog):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({}, "expected a model of --arch mhmoe_lm.*, got TransformerLanguageModel.*leave it out"),
+        ({}, "expected a model of fairseq_mhmoe, got TransformerLanguageModel.*leave the option out"),
         (dict(adaptive_softmax_cutoff="10,20"), "adaptive softmax; leave out one of the two"),
     ],
 )
