@@ -34,6 +34,7 @@ from step_models import NAMES, ROOT, STYLES, step_models
 from step_parts import milliseconds_by_name, milliseconds_by_part, ranges
 from train_step import training_command, vocabulary_of
 
+from fairseq_mhmoe.cli.demo_models import SEQUENCES_PER_UPDATE, TOKENS_PER_SAMPLE
 from fairseq_mhmoe.cli.files import write_json
 
 TOP = 10
@@ -42,7 +43,7 @@ TOP = 10
 def build(model, options, folder: Path) -> tuple[Trainer, GroupedIterator]:
     """What fairseq-train would build for this model: its trainer and its batches."""
     utils.import_user_module(Namespace(user_dir=str(model.user_dir)))
-    words = training_command(model, options, options.warmup + options.steps, folder)
+    words = training_command(model, options, options.sequences, options.warmup + options.steps, folder)
     arguments = fairseq_options.parse_args_and_arch(fairseq_options.get_training_parser(), words)
     cfg = convert_namespace_to_omegaconf(arguments)
     metrics.reset()
@@ -111,6 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, default, text in (
         ("width", 256, "model width, a multiple of 64"),
         ("layers", 8, "blocks; every second one is a MoE layer"),
+        ("sequences", SEQUENCES_PER_UPDATE, f"of {TOKENS_PER_SAMPLE} tokens in an update"),
         ("steps", 3, "updates that are profiled"),
         ("warmup", 3, "updates before them"),
     ):
@@ -131,7 +133,7 @@ def main() -> None:
     words = sys.argv[1:]
     parser = make_parser()
     options = parser.parse_args(words)
-    for name in ("steps", "warmup"):
+    for name in ("steps", "warmup", "sequences"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} {getattr(options, name)}: expected 1 or more")
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -156,7 +158,8 @@ def main() -> None:
             print(text(rows[-1]), flush=True)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    title = f"One training step: width {options.width}, {options.layers} layers, 1024 tokens, {options.precision}"
+    tokens = options.sequences * TOKENS_PER_SAMPLE
+    title = f"One training step: width {options.width}, {options.layers} layers, {tokens} tokens, {options.precision}"
     if options.png is not None:
         draw(rows, title, options.png)
     if options.json is not None:

@@ -32,7 +32,9 @@ from fairseq_mhmoe.cli.demo_models import SEQUENCES_PER_UPDATE, TOKENS_PER_SAMPL
 from fairseq_mhmoe.cli.demo_programs import FASTER_ON_THE_CPU, log_figures
 from fairseq_mhmoe.cli.files import write_json
 
-QUICK = dict(layers=4, rounds=2, updates=8, warmup=2)
+QUICK = dict(layers=4, rounds=1, updates=5, warmup=2)
+# The demonstration's updates, and twice that: torchscale's dispatch grows with the square of an update's tokens.
+SEQUENCES = [SEQUENCES_PER_UPDATE, 2 * SEQUENCES_PER_UPDATE]
 TIMEOUT = 3600  # seconds of one run
 BASELINE, PEER = "dense", "torchscale_xmoe"
 # Environment of each allocator: glibc's as the demonstration sets it, jemalloc's as in the other benchmarks.
@@ -46,19 +48,21 @@ ALLOCATOR_VARIABLES = {name for settings in (*ALLOCATORS.values(), GLIBC_TUNING)
 
 @dataclass(frozen=True)
 class Run:
-    """One training: which model under which allocator."""
+    """One training: which model with how many sequences an update, under which allocator."""
 
     model: StepModel
+    sequences: int
     allocator: str
 
 
-def training_command(model: StepModel, options, updates: int, folder: Path) -> list[str]:
+def training_command(model: StepModel, options, sequences: int, updates: int, folder: Path) -> list[str]:
     """Arguments of fairseq-train: the demonstration's training of this model, without validation and checkpoints."""
     words = {
         "save-dir": folder,
         "no-save": True,
         "disable-validation": True,
         "num-workers": 0,
+        "batch-size": sequences,
         "log-format": "json",
         "log-interval": updates,
         "distributed-world-size": 1,
@@ -86,7 +90,7 @@ def measure(run: Run, options) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
         program = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks" / "step_train.py"), str(figures)]
-        words = training_command(run.model, options, options.warmup + options.updates, Path(folder))
+        words = training_command(run.model, options, run.sequences, options.warmup + options.updates, Path(folder))
         done = subprocess.run(
             [*program, *words],
             cwd=ROOT,
@@ -120,13 +124,14 @@ def row(run: Run, measured: dict[Run, list[dict]], options) -> dict:
         return statistics.median(result[name] for result in mine)
 
     def times(name):
-        """Median over rounds of this model's time over another's of the same round and allocator; None without it."""
-        others = [results for other, results in measured.items() if (other.model.name, other.allocator) == name]
-        if not others:
+        """Median over rounds of this run's time over that of another model, all else equal; None without it."""
+        keys = {(other.model.name, other.sequences, other.allocator): other for other in measured}
+        other = keys.get((name, run.sequences, run.allocator))
+        if other is None:
             return None
-        return statistics.median(a["ms"] / b["ms"] for a, b in zip(mine, others[0], strict=True))
+        return statistics.median(a["ms"] / b["ms"] for a, b in zip(mine, measured[other], strict=True))
 
-    peer = times((PEER, run.allocator))
+    peer = times(PEER)
     return {
         "model": run.model.name,
         "style": options.style,
@@ -142,7 +147,7 @@ def row(run: Run, measured: dict[Run, list[dict]], options) -> dict:
         "training_mib": median("training_mib"),
         "params": cost.params_total,
         "flops_per_token": cost.flops_per_token,
-        "ratio_dense": times((BASELINE, run.allocator)),
+        "ratio_dense": times(BASELINE),
         "speedup_over_torchscale_xmoe": None if peer is None else 1 / peer,
         "nll_loss": mine[-1]["nll_loss"],
         "rounds_ms": [result["ms"] for result in mine],
@@ -150,17 +155,17 @@ def row(run: Run, measured: dict[Run, list[dict]], options) -> dict:
 
 
 HEAD = (
-    "| model | allocator | tokens/s | ms/update | in the kernel | page faults | peak MiB | training MiB | parameters "
-    "| MFLOPs/token | time / dense | tokens/s / torchscale's X-MoE | nll bits |"
+    "| model | tokens/update | allocator | tokens/s | ms/update | in the kernel | page faults | peak MiB "
+    "| training MiB | parameters | MFLOPs/token | time / dense | tokens/s / torchscale's X-MoE | nll bits |"
 )
 
 
 def table(rows: list[dict]) -> str:
     """The rows as Markdown."""
-    lines = [HEAD, "|---|---|" + "---:|" * 11]
+    lines = [HEAD, "|---|---:|---|" + "---:|" * 11]
     for r in rows:
         ratios = [r["ratio_dense"], r["speedup_over_torchscale_xmoe"], r["nll_loss"]]
-        cells = [r["model"], r["allocator"], f"{r['tokens_per_s']:.0f}", f"{r['ms']:.1f}"]
+        cells = [r["model"], str(r["tokens_per_update"]), r["allocator"], f"{r['tokens_per_s']:.0f}", f"{r['ms']:.1f}"]
         cells += [f"{r[name]:.0f}" for name in ("ms_system", "page_faults", "peak_mib", "training_mib")]
         cells += [f"{r['params'] / 1e6:.2f}M", f"{r['flops_per_token'] / 1e6:.1f}"]
         cells += ["-" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
@@ -175,10 +180,13 @@ def make_parser() -> argparse.ArgumentParser:
         ("width", 256, "model width, a multiple of 64"),
         ("layers", 8, "blocks; every second one is a MoE layer"),
         ("rounds", 3, "how often the models take turns"),
-        ("updates", 25, "updates of a run that count"),
-        ("warmup", 5, "updates before them"),
+        ("updates", 12, "updates of a run that count"),
+        ("warmup", 3, "updates before them"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default: {default})")
+    parser.add_argument(
+        "--sequences", type=int, nargs="+", default=SEQUENCES, help=f"of {TOKENS_PER_SAMPLE} tokens in an update"
+    )
     parser.add_argument("--models", nargs="+", choices=NAMES, default=list(NAMES), help="which of them (default: all)")
     parser.add_argument("--style", choices=list(STYLES), default="classic", help="of all models (default: %(default)s)")
     parser.add_argument("--allocators", nargs="+", choices=list(ALLOCATORS), help="default: jemalloc, else glibc")
@@ -195,9 +203,10 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = make_parser()
     parser.set_defaults(**(QUICK if "--quick" in words else {}))
     options = parser.parse_args(words)
-    for name in ("rounds", "updates"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} {getattr(options, name)}: expected 1 or more")
+    counts = {"rounds": options.rounds, "updates": options.updates, "sequences": min(options.sequences)}
+    for name, value in counts.items():
+        if value < 1:
+            parser.error(f"--{name} {value}: expected 1 or more")
     if options.warmup < 2:
         parser.error(f"--warmup {options.warmup}: expected 2 or more; the first update starts everything")
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -243,19 +252,19 @@ def main(words: list[str] | None = None) -> None:
         models = step_models(
             options.models, options.style, options.width, options.layers, vocabulary_of(options.data)
         )
-        runs = [Run(model, allocator) for model, allocator in itertools.product(models, options.allocators)]
+        runs = [Run(*of) for of in itertools.product(models, options.sequences, options.allocators)]
         measured = {run: [] for run in runs}
         for number in range(options.rounds):
             for run in runs if number % 2 == 0 else reversed(runs):
                 measured[run].append(measure(run, options))
                 ms = measured[run][-1]["ms"]
-                print(f"round {number + 1}: {run.model.name} {run.allocator} {ms:.1f} ms", file=sys.stderr, flush=True)
+                name = f"{run.model.name}, {run.sequences} sequences, {run.allocator}"
+                print(f"round {number + 1}: {name}: {ms:.1f} ms", file=sys.stderr, flush=True)
     except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
         sys.exit(f"error: {error}")
     rows = [row(run, measured, options) for run in runs]
     print(table(rows))
-    tokens = SEQUENCES_PER_UPDATE * TOKENS_PER_SAMPLE
-    print(f"{tokens} tokens per update, width {options.width}, {options.layers} layers, style {options.style}")
+    print(f"width {options.width}, {options.layers} layers, style {options.style}")
     for entry in skipped(options):
         print(f"left out: {entry['config']}: {entry['reason']}")
     if options.json is not None:

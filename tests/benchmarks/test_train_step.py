@@ -55,7 +55,7 @@ def test_ratios_are_medians_of_those_within_a_round(models):
         shared |= dict(allocator="glibc", nll_loss=9.0)
         return [shared | {"ms": ms} for ms in times]
 
-    runs = {name: train_step.Run(models[name], "glibc") for name in ("dense", "xmoe", "torchscale_xmoe")}
+    runs = {name: train_step.Run(models[name], 4, "glibc") for name in ("dense", "xmoe", "torchscale_xmoe")}
     # the machine was slow in the second round, for all of them
     measured = {
         runs["dense"]: rounds(10, 40, 10),
@@ -66,6 +66,9 @@ def test_ratios_are_medians_of_those_within_a_round(models):
     assert (row["ms"], row["tokens_per_s"]) == (12, pytest.approx(512 / 0.012))
     assert row["ratio_dense"] == pytest.approx(1.2)
     assert row["speedup_over_torchscale_xmoe"] == pytest.approx(2.0)
+    # other updates are not compared with
+    measured[train_step.Run(models["dense"], 8, "glibc")] = rounds(1, 1, 1)
+    assert train_step.row(runs["xmoe"], measured, train_step.parse([]))["ratio_dense"] == row["ratio_dense"]
     alone = train_step.row(runs["xmoe"], {runs["xmoe"]: measured[runs["xmoe"]]}, train_step.parse([]))
     assert alone["ratio_dense"] is alone["speedup_over_torchscale_xmoe"] is None
 
@@ -79,11 +82,11 @@ def test_an_allocator_is_chosen_whatever_the_environment_says(monkeypatch):
     assert glibc["MALLOC_TRIM_THRESHOLD_"] == str(4 << 30)
 
 
-@pytest.mark.parametrize("words, message", [(["--warmup", "1"], "--warmup 1: expected 2"), (["--rounds", "0"], "1 or")])
-def test_wrong_numbers_are_refused(capsys, words, message):
+@pytest.mark.parametrize("option, value, least", [("--warmup", 1, 2), ("--sequences", 0, 1), ("--rounds", 0, 1)])
+def test_wrong_numbers_are_refused(capsys, option, value, least):
     with pytest.raises(SystemExit):
-        train_step.parse(words)
-    assert message in capsys.readouterr().err
+        train_step.parse([option, str(value)])
+    assert f"{option} {value}: expected {least} or more" in capsys.readouterr().err
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path):
@@ -100,7 +103,7 @@ def test_quick_leaves_alone_what_was_given():
 def test_ours_and_torchscales_train_and_are_timed(run_program, tiny_data_dir, tmp_path):
     target = tmp_path / "figures.json"
     sizes = ["--width", 64, "--layers", 2, "--rounds", 1, "--updates", 2, "--warmup", 2, "--allocators", "glibc"]
-    sizes += ["--models", "dense", "torchscale_xmoe", "--data", tiny_data_dir, "--device", "cpu"]
+    sizes += ["--sequences", 4, "--models", "dense", "torchscale_xmoe", "--data", tiny_data_dir, "--device", "cpu"]
     output = run_program("benchmarks/train_step.py", *sizes, "--json", target).stdout
     figures = json.loads(target.read_text())
     dense, peer = figures["rows"]
@@ -108,8 +111,8 @@ def test_ours_and_torchscales_train_and_are_timed(run_program, tiny_data_dir, tm
     assert dense["ratio_dense"] == peer["speedup_over_torchscale_xmoe"] == 1
     assert peer["ratio_dense"] == pytest.approx(peer["ms"] / dense["ms"])
     for row in figures["rows"]:
-        assert row["tokens_per_update"] == 1024
-        assert row["tokens_per_s"] == pytest.approx(1024e3 / row["ms"])
+        assert row["tokens_per_update"] == 4 * 128
+        assert row["tokens_per_s"] == pytest.approx(512e3 / row["ms"])
         assert 0 < row["training_mib"] < row["peak_mib"]
         assert 0 < row["nll_loss"] < 12
         assert f"| {row['model']} |" in output
