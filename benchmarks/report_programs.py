@@ -55,6 +55,7 @@ def step(figures: dict) -> str:
     """Training steps of whole language models."""
     columns: Columns = {
         "model": lambda r: r["model"],
+        "tokens/update": lambda r: r["tokens_per_update"],
         "tokens/s": lambda r: r["tokens_per_s"],
         "ms/update": lambda r: r["ms"],
         "peak MiB": lambda r: r["peak_mib"],

@@ -73,6 +73,7 @@ def figures():
             "rows": [
                 {
                     "model": "mhmoe_v2",
+                    "tokens_per_update": 2048,
                     "tokens_per_s": 1234.5,
                     "ms": 829.5,
                     "peak_mib": 512.0,
@@ -138,7 +139,7 @@ def test_memory_and_back_ends(scripts, figures):
 
 
 def test_step_and_profile(scripts, figures):
-    assert lines(scripts, "step", figures) == [["mhmoe_v2", "1234", "830", "512", "12.3", "98.7", "1.08", "-"]]
+    assert lines(scripts, "step", figures) == [["mhmoe_v2", "2048", "1234", "830", "512", "12.3", "98.7", "1.08", "-"]]
     assert lines(scripts, "profile", figures) == [
         ["attention", "75.0", "60.0"],
         ["FFN", "25.0", "0.00"],
