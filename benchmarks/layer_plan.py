@@ -8,7 +8,7 @@ import time
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
-from layer_cases import CONFIGS, DTYPES, Case, sweep_case
+from layer_cases import CONFIGS, Case, sweep_case
 from layer_runs import ESSENTIAL, ROUNDS_AT_LEAST, VARIANTS, WAYS, make_layer
 from layer_table import LEFT_OUT
 from layer_variants import OURS, BareProducts
@@ -17,6 +17,7 @@ from timing import Times, time_once
 
 Plan = List[Tuple[Case, Tuple[str, ...]]]
 
+PRECISIONS = ("fp32", "bf16")  # fp16, for GPUs without bfloat16, when asked for
 TOKENS = (256, 2048, 8192)
 EXPERTS = (8, 64, 256)
 SWEPT = ("b", "c", "e")  # configurations whose N is swept
@@ -31,12 +32,12 @@ def full_plan(options: argparse.Namespace) -> Plan:
     plan: Plan = [
         (Case(config, dtype, tokens), with_routing(VARIANTS))
         for config in options.configs or CONFIGS
-        for dtype in options.dtypes or DTYPES
+        for dtype in options.dtypes or PRECISIONS
         for tokens in options.tokens or TOKENS
     ]
     for config in SWEPT:
-        for dtype in options.dtypes or DTYPES:
-            for experts in EXPERTS if options.experts is None else options.experts:
+        for dtype in options.dtypes or PRECISIONS:
+            for experts in swept_experts(options):
                 plan.append((sweep_case(config, dtype, experts, options.rows_per_expert), (*OURS, *ESSENTIAL[1:])))
     return asked_for(plan, options)
 
@@ -49,7 +50,7 @@ def quick_plan(options: argparse.Namespace) -> Plan:
     plan += [(Case(config, "fp32", 256), (*ESSENTIAL, *peers)) for config in ("a", "b", "c", "e", "e1")]
     plan += [(Case(config, "fp32", 2048), (*ESSENTIAL, *peers)) for config in ("c", "a")]
     plan += [(Case(config, "bf16", 256), ESSENTIAL) for config in ("b", "c", "a")]
-    plan += [(sweep_case("e", "fp32", experts, options.rows_per_expert), ESSENTIAL) for experts in EXPERTS]
+    plan += [(sweep_case("e", "fp32", n, options.rows_per_expert), ESSENTIAL) for n in swept_experts(options)]
     plan += [(Case("d8", "fp32", 256), ESSENTIAL)]
     return asked_for(plan, options)
 
@@ -57,6 +58,11 @@ def quick_plan(options: argparse.Namespace) -> Plan:
 def with_routing(variants: Sequence[str]) -> Tuple[str, ...]:
     """The variants, and our layer under skewed routing too: the others' routers are left as they are."""
     return (*variants, *(f"ours@{routing}" for routing in SKEWED if "ours" in variants))
+
+
+def swept_experts(options: argparse.Namespace) -> Sequence[int]:
+    """Values of N in the sweep."""
+    return EXPERTS if options.experts is None else options.experts
 
 
 def asked_for(plan: Plan, options: argparse.Namespace) -> Plan:
@@ -70,8 +76,6 @@ def asked_for(plan: Plan, options: argparse.Namespace) -> Plan:
             continue
         if not swept and options.tokens and case.tokens not in options.tokens:
             continue
-        if swept and options.experts is not None and case.num_experts not in options.experts:
-            continue
         kept = tuple(variant for variant in variants if _is_asked_for(variant, options))
         if kept:
             chosen.append((case, kept))
@@ -80,9 +84,22 @@ def asked_for(plan: Plan, options: argparse.Namespace) -> Plan:
 
 def _is_asked_for(variant: str, options: argparse.Namespace) -> bool:
     name, _, routing = variant.partition("@")
-    return (not options.variants or name in options.variants) and (
-        not options.routing or (routing or "balanced") in options.routing
-    )
+    if options.variants and name not in options.variants:
+        return False
+    return not options.routing or name not in OURS or (routing or "balanced") in options.routing
+
+
+def not_in_plan(options: argparse.Namespace) -> List[str]:
+    """Values of options for which the plan has nothing, as words of the command line."""
+    cases = [case for case, _ in options.plan]
+    planned = {
+        "configs": {case.config for case in cases},
+        "dtypes": {case.dtype for case in cases},
+        "tokens": {case.tokens for case in cases if case.num_experts is None},
+        "variants": {variant.partition("@")[0] for _, variants in options.plan for variant in variants},
+    }
+    asked = [(name, value) for name in planned for value in getattr(options, name) or ()]
+    return [f"--{name} {value}" for name, value in asked if value not in planned[name]]
 
 
 class Budget:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from layer_cases import CONFIGS, DTYPES, ROUTING, Case
-from layer_plan import Budget, full_plan, quick_plan
+from layer_plan import Budget, full_plan, not_in_plan, quick_plan
 from layer_runs import VARIANTS, run_case
 from layer_table import list_of_skipped, table
 from machine import commit, describe
@@ -44,8 +44,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="the most telling cases, in less than 5 minutes")
     add("--configs", nargs="+", choices=list(CONFIGS), help="layers (default: all)")
     add("--tokens", nargs="+", type=int, help="tokens (default: 256 2048 8192)")
-    add("--dtypes", nargs="+", choices=list(DTYPES), default=["fp32", "bf16"], help="(default: fp32 bf16)")
-    add("--routing", nargs="+", choices=ROUTING, help="skewed routing is measured with our layer only (default: all)")
+    add("--dtypes", nargs="+", choices=list(DTYPES), help="(default: fp32 bf16)")
+    add("--routing", nargs="+", choices=ROUTING, help="of our layer; the others keep the balanced one (default: all)")
     add("--variants", nargs="+", choices=VARIANTS, help="(default: all)")
     add("--experts", nargs="*", type=int, help="N in the sweep over it, or nothing for no sweep (default: 8 64 256)")
     add("--rows-per-expert", type=int, default=128, help="of the sweep, at least (default: 128)")
@@ -81,8 +81,9 @@ def parse(words: List[str]) -> argparse.Namespace:
             case.check()
     except ValueError as error:
         parser.error(str(error))
-    if not options.plan:
-        parser.error("nothing to measure: these options leave no case" + (" of --quick" if options.quick else ""))
+    missing = not_in_plan(options)
+    if missing or not options.plan:
+        parser.error(f"{', '.join(missing) or 'these options'}: nothing to measure" + " with --quick" * options.quick)
     defaults = QUICK_DEFAULTS if options.quick else DEFAULTS
     for name, value in defaults.items():
         if getattr(options, name) is None:

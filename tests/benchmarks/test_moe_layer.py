@@ -222,9 +222,10 @@ def test_a_case_with_too_long_a_run_is_listed():
 
 
 def test_options_narrow_the_plan():
-    plan = options("--configs", "b", "--tokens", 256, "--dtypes", "bf16", "--routing", "zipf", "--experts", 8).plan
-    assert [str(case) for case, _ in plan] == ["b N=40 bf16 256 tokens"]
-    assert plan[0][1] == ("ours@zipf",)
+    chosen = options("--configs", "b", "--tokens", 256, "--dtypes", "bf16", "--routing", "zipf", "--experts", 8)
+    (narrow, variants), (sweep, _) = chosen.plan
+    assert (str(narrow), str(sweep)) == ("b N=40 bf16 256 tokens", "b N=8 bf16 256 tokens")
+    assert "ours@zipf" in variants and "ours" not in variants and "bare" in variants
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_options_narrow_the_plan():
         (["--tokens", "600"], "600 tokens; expected less than 512 or a multiple of it"),
         (["--rounds", "0"], "--rounds 0: expected a positive number"),
         (["--experts", "1"], "top_k=2; expected at most the number of experts, 1"),
-        (["--quick", "--configs", "d32"], "nothing to measure: these options leave no case of --quick"),
+        (["--quick", "--configs", "b", "d32"], "--configs d32: nothing to measure with --quick"),
         (["--device", "abacus"], "--device abacus: "),
     ],
 )
