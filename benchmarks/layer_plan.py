@@ -9,7 +9,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from layer_cases import CONFIGS, Case, sweep_case
-from layer_runs import ESSENTIAL, ROUNDS_AT_LEAST, VARIANTS, WAYS, make_layer
+from layer_runs import ESSENTIAL, VARIANTS, WAYS, make_layer
 from layer_table import LEFT_OUT
 from layer_variants import OURS, BareProducts
 from peers import PEERS
@@ -47,10 +47,11 @@ def quick_plan(options: argparse.Namespace) -> Plan:
     peers, all_routings = tuple(PEERS), with_routing(ESSENTIAL)
     plan: Plan = [(Case("b", "fp32", 2048), (*all_routings, "ours_recompute", *peers))]
     plan += [(Case(config, "fp32", 2048), (*all_routings, "ours_recompute", *peers)) for config in ("e", "e1")]
-    plan += [(Case(config, "fp32", 256), (*ESSENTIAL, *peers)) for config in ("a", "b", "c", "e", "e1")]
-    plan += [(Case(config, "fp32", 2048), (*ESSENTIAL, *peers)) for config in ("c", "a")]
-    plan += [(Case(config, "bf16", 256), ESSENTIAL) for config in ("b", "c", "a")]
     plan += [(sweep_case("e", "fp32", n, options.rows_per_expert), ESSENTIAL) for n in swept_experts(options)]
+    plan += [(Case(config, "fp32", 256), (*ESSENTIAL, *peers)) for config in ("a", "b", "c", "e", "e1")]
+    plan += [(Case("c", "fp32", 2048), (*ESSENTIAL, *peers))]
+    plan += [(Case(config, "bf16", 256), ESSENTIAL) for config in ("b", "c")]
+    plan += [(Case("a", "fp32", 2048), (*ESSENTIAL, *peers)), (Case("a", "bf16", 256), ESSENTIAL)]
     plan += [(Case("d8", "fp32", 256), ESSENTIAL)]
     return asked_for(plan, options)
 
@@ -130,7 +131,8 @@ class Budget:
         left = self.left()
         essential = tuple(variant for variant in variants if variant in ESSENTIAL)
         for chosen in (tuple(variants), essential):
-            needed = run * sum(count_runs([v]) * (WARM_UP + (ROUNDS_AT_LEAST if v in ESSENTIAL else 1)) for v in chosen)
+            fewest = (self.options.fewest_rounds if variant in ESSENTIAL else 1 for variant in chosen)
+            needed = run * sum(count_runs([v]) * (WARM_UP + n) for v, n in zip(chosen, fewest))
             if left is None or needed <= left:
                 break
         else:

@@ -24,14 +24,13 @@ PASSES: Dict[str, Callable[[Times], float]] = {
     "forward": lambda times: times.forward,
     "forward+backward": lambda times: times.total,
 }
-ROUNDS_AT_LEAST = 3  # of the essential variants
 WEIGHT = 3  # the essential variants get this many times the seconds of others
 SHORT = 500.0  # milliseconds
 MIB = 2**20
 
 
 def run_case(
-    case: Case, variants: Sequence[str], device: torch.device, rounds: int, seconds: float
+    case: Case, variants: Sequence[str], device: torch.device, rounds: Tuple[int, int], seconds: float
 ) -> Tuple[List[dict], List[dict]]:
     """Measure the variants of one case.
 
@@ -39,8 +38,8 @@ def run_case(
         case: what to measure.
         variants: names, see above.
         device: where.
-        rounds: how often every variant runs, at most.
-        seconds: what the rounds may take after a warm-up, if that is enough for ROUNDS_AT_LEAST.
+        rounds: how often an essential variant runs at least, and every variant at most.
+        seconds: what the rounds may take after a warm-up, if that is enough for the fewest.
     Returns:
         rows, and what could not be measured with its reason.
     """
@@ -69,8 +68,9 @@ def run_case(
             skipped.append({**case.keys, "variants": [variant], "reason": f"{type(error).__name__}: {error}"[:200]})
     weights = {name: WEIGHT if name.partition("/")[0] in ESSENTIAL else 1 for name in runs}
     share = {name: seconds * weight / sum(weights.values()) for name, weight in weights.items()}
-    least = {name: ROUNDS_AT_LEAST if weight == WEIGHT else 0 for name, weight in weights.items()}
-    times = measure(runs, first, device, rounds, share, least)
+    fewest, most = rounds
+    least = {name: fewest if weight == WEIGHT else 0 for name, weight in weights.items()}
+    times = measure(runs, first, device, most, share, least)
     del runs, layer
     gc.collect()
     if device.type == "cuda":

@@ -49,9 +49,12 @@ def restart_under_allocator(choice: str) -> None:
     Call it first thing, in `if __name__ == "__main__"` only: it replaces the process.
 
     Raises:
-        ValueError: jemalloc was asked for and there is none.
+        SystemExit: jemalloc was asked for and there is none.
     """
-    changes = allocator_environment(choice, os.environ, allocator(), find_jemalloc())
+    try:
+        changes = allocator_environment(choice, os.environ, allocator(), find_jemalloc())
+    except ValueError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
     if changes:
         print(f"benchmark: starting again under {changes[MARK]}", file=sys.stderr, flush=True)
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **changes})
@@ -65,6 +68,8 @@ def allocator_environment(choice: str, environment, current: str, library: Optio
         environment: of this process.
         current: the allocator it has, see `allocator`.
         library: path of jemalloc, None without one.
+    Raises:
+        ValueError: jemalloc was asked for and there is none.
     """
     if MARK in environment:
         return {}

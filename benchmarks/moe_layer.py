@@ -33,8 +33,8 @@ from malloc import add_allocator_option, restart_under_allocator
 
 from fairseq_mhmoe.cli.files import write_json
 
-DEFAULTS = {"case_seconds": 60.0, "longest_run": 60.0}
-QUICK_DEFAULTS = {"case_seconds": 12.0, "longest_run": 6.0}
+DEFAULTS = {"case_seconds": 60.0, "longest_run": 60.0, "rounds": 20}
+QUICK_DEFAULTS = {"case_seconds": 12.0, "longest_run": 6.0, "rounds": 6}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--variants", nargs="+", choices=VARIANTS, help="(default: all)")
     add("--experts", nargs="*", type=int, help="N in the sweep over it, or nothing for no sweep (default: 8 64 256)")
     add("--rows-per-expert", type=int, default=128, help="of the sweep, at least (default: 128)")
-    add("--rounds", type=int, default=20, help="times that every variant runs, at most (default: 20)")
+    add("--rounds", type=int, help="times that a variant runs, at most (default: 20, --quick 6)")
     add("--case-seconds", type=float, help="what the rounds of one case may take (default: 60, --quick 12)")
     add("--longest-run", type=float, help="cases with runs above these seconds are skipped (default: 60, --quick 6)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: a GPU where there is one)")
@@ -62,13 +62,11 @@ def parse(words: List[str]) -> argparse.Namespace:
     """The options, checked."""
     parser = make_parser()
     options = parser.parse_args(words)
-    positive = [("--rounds", options.rounds), ("--rows-per-expert", options.rows_per_expert)]
-    positive += [("--case-seconds", options.case_seconds)] if options.case_seconds is not None else []
-    positive += [(f"--{name}", n) for name in ("tokens", "experts") for n in getattr(options, name) or ()]
-    positive += [("--longest-run", options.longest_run)] if options.longest_run is not None else []
-    for name, value in positive:
-        if value <= 0:
-            parser.error(f"{name} {value}: expected a positive number")
+    for name in ("tokens", "experts", "rows_per_expert", "rounds", "case_seconds", "longest_run"):
+        given = getattr(options, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and value <= 0:
+                parser.error(f"--{name.replace('_', '-')} {value}: expected a positive number")
     try:
         options.device = torch.device(options.device)
     except RuntimeError as error:
@@ -88,12 +86,13 @@ def parse(words: List[str]) -> argparse.Namespace:
     for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    options.fewest_rounds = min(options.rounds, 2 if options.quick else 3)
     return options
 
 
 def warm_up(device: torch.device) -> None:
     """Runs a tiny layer, so that the first case does not pay for what torch loads when it is first used."""
-    run_case(Case("e1", "fp32", 16), ("ours", "dense_floor"), device, rounds=1, seconds=1.0)
+    run_case(Case("e1", "fp32", 16), ("ours", "dense_floor"), device, rounds=(1, 1), seconds=1.0)
 
 
 def main(words: Optional[List[str]] = None) -> None:
@@ -106,12 +105,13 @@ def main(words: Optional[List[str]] = None) -> None:
     warm_up(options.device)
     figures = {"rows": [], "skipped": budget.left_out(), "machine": describe(options.device)}
     figures.update(torch=torch.__version__, command=["benchmarks/moe_layer.py", *words], commit=commit())
+    rounds = options.fewest_rounds, options.rounds
     for case, variants in options.plan:
         chosen, missing = budget.choose(case, variants)
         figures["skipped"] += missing
         if chosen:
             begin = time.perf_counter()
-            rows, refused = run_case(case, chosen, options.device, options.rounds, budget.seconds(case, chosen))
+            rows, refused = run_case(case, chosen, options.device, rounds, budget.seconds(case, chosen))
             figures["rows"] += rows
             figures["skipped"] += refused
             print(table(rows), f"({time.perf_counter() - begin:.0f} s)", "", sep="\n", flush=True)

@@ -233,6 +233,7 @@ def test_options_narrow_the_plan():
     [
         (["--tokens", "600"], "600 tokens; expected less than 512 or a multiple of it"),
         (["--rounds", "0"], "--rounds 0: expected a positive number"),
+        (["--case-seconds", "-1"], "--case-seconds -1.0: expected a positive number"),
         (["--experts", "1"], "top_k=2; expected at most the number of experts, 1"),
         (["--quick", "--configs", "b", "d32"], "--configs d32: nothing to measure with --quick"),
         (["--device", "abacus"], "--device abacus: "),
