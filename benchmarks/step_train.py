@@ -39,13 +39,24 @@ class Stopwatch:
             output = original(trainer, samples, *args, **kwargs)
             if trainer.cuda:
                 torch.cuda.synchronize()
-                stopwatch.peak = max(stopwatch.peak, torch.cuda.max_memory_allocated() / MIB)
+                stopwatch.note_peak()
             usage = resource.getrusage(resource.RUSAGE_SELF)
             stopwatch.marks.append((time.process_time(), time.perf_counter(), usage.ru_stime, usage.ru_minflt))
             stopwatch.tokens.append(sum(sample["ntokens"] for sample in samples if sample))
             return output
 
         Trainer.train_step = train_step
+        reset = torch.cuda.reset_peak_memory_stats
+
+        def note_and_reset(*args):  # the trainer starts the peak anew within its step
+            stopwatch.note_peak()
+            reset(*args)
+
+        torch.cuda.reset_peak_memory_stats = note_and_reset
+
+    def note_peak(self):
+        """Keep the most memory that tensors had on the GPU."""
+        self.peak = max(self.peak, torch.cuda.max_memory_allocated() / MIB)
 
     def figures(self):
         """Of each update but the first milliseconds, tokens and page faults; memory in MiB."""
