@@ -1,6 +1,6 @@
 """What an expert computes between its matrices (M rows, F inner width): activation, dropout, SubLN's norm.
 
-SwiGLU's input is [M, 2F], gate columns first.
+SwiGLU's input is [M, 2F], gate columns first, or [2, M, F], gate first (`halves`).
 """
 
 from functools import cache
@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .grouped import halves
+
 NORM_EPS = 1e-5
 
 
 def activate(pre: Tensor, kind: str, fused: bool = False) -> Tensor:
-    """relu, gelu (exact) or swiglu, silu(gate) * up: [M, F] or [M, 2F] -> [M, F].
+    """relu, gelu (exact) or swiglu, silu(gate) * up: [M, F], or SwiGLU's input -> [M, F].
 
     Args:
         fused: SwiGLU as one kernel made by torch.compile, at its first use, which takes a while.
@@ -22,7 +24,7 @@ def activate(pre: Tensor, kind: str, fused: bool = False) -> Tensor:
     if kind == "swiglu" and fused:
         return compiled(swiglu)(pre)
     if kind == "swiglu":
-        gate, up = pre.chunk(2, 1)
+        gate, up = halves(pre)
         return F.silu(gate).mul_(up)
     return F.gelu(pre) if kind == "gelu" else F.relu(pre)
 
@@ -53,9 +55,9 @@ def activation_grad(
         return hidden, torch.ops.aten.gelu_backward.grad_input(grad, pre, grad_input=grad)
     if fused:
         return compiled(swiglu_grad)(pre, grad)
-    gate, up = pre.chunk(2, 1)
+    gate, up = halves(pre)
     grad_pre = torch.empty_like(pre)
-    grad_gate, grad_up = grad_pre.chunk(2, 1)
+    grad_gate, grad_up = halves(grad_pre)
     hidden = F.silu(gate)
     torch.mul(grad, hidden, out=grad_up)
     torch.ops.aten.silu_backward.grad_input(grad.mul_(up), gate, grad_input=grad_gate)
@@ -69,17 +71,18 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def swiglu(pre: Tensor) -> Tensor:
-    """silu(gate) * up, written for a compiler: [M, 2F] -> [M, F]."""
-    gate, up = pre.chunk(2, 1)
+    """silu(gate) * up, written for a compiler."""
+    gate, up = halves(pre)
     return F.silu(gate) * up
 
 
 def swiglu_grad(pre: Tensor, grad: Tensor) -> Tuple[Tensor, Tensor]:
-    """Output and gradient of the input of `swiglu`, written for a compiler: [M, 2F], [M, F] -> [M, F], [M, 2F]."""
-    gate, up = pre.chunk(2, 1)
+    """Output and gradient of the input of `swiglu`, written for a compiler."""
+    gate, up = halves(pre)
     share = torch.sigmoid(gate)
     silu = gate * share
-    return silu * up, torch.cat([grad * up * (share + silu - silu * share), grad * silu], 1)
+    both = grad * up * (share + silu - silu * share), grad * silu
+    return silu * up, torch.stack(both) if pre.dim() == 3 else torch.cat(both, 1)
 
 
 class Finish(NamedTuple):

@@ -114,7 +114,7 @@ class _ExpertFFN(torch.autograd.Function):
     def forward(ctx, x, job, *weights):
         w = Weights(*weights)
         with without_autocast(x.device.type):
-            pre = job.products.linear(_enter(x, job), w.w_in, w.b_in)
+            pre = job.products.linear(_enter(x, job), w.w_in, w.b_in, in_halves=job.kind == "swiglu")
             hidden = activate(pre, job.kind, job.fused)
             finished = job.finish(hidden, w.norm_weight, w.norm_bias) if job.finish else hidden
             out = _leave(job.products.linear(finished, w.w_out, w.b_out), job.slots)
@@ -134,7 +134,7 @@ class _ExpertFFN(torch.autograd.Function):
         with without_autocast(grad.device.type):
             rows = _enter(x, job)
             if pre is None and hidden is None:
-                pre = products.linear(rows, w.w_in, w.b_in)
+                pre = products.linear(rows, w.w_in, w.b_in, in_halves=job.kind == "swiglu")
             grad = _back_to_slots(grad.contiguous(), job.slots)
             grad_hidden = products.input_grad(grad, w.w_out)
             finished = None

@@ -1,15 +1,27 @@
 """Matrix products over groups of rows, one weight a group (M rows, N groups, `in` and `out` widths, C slots a group).
 
 Three back ends compute the same four products. Rows behind the last group belong to nobody: products leave them zero.
+
+SwiGLU's two projections are one weight, and their results are used half by half. A product may return them side by
+side, [M, 2 width], or one after the other, [2, M, width], as `halves` knows; a gradient comes back in the same shape.
 """
 
 from abc import ABC, abstractmethod
-from typing import Callable, List, Optional
+from typing import Callable, List, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from .backends import leaves_empty_groups_unwritten, torch_grouped_mm
+
+# From this many rows a group a loop on the CPU keeps the halves apart: elementwise passes over contiguous memory take
+# half the time, and that is more than what a second product per group costs.
+_ROWS_FOR_SEPARATE_HALVES = 128
+
+
+def halves(both: Tensor) -> Tuple[Tensor, ...]:
+    """[M, 2 width] or [2, M, width] -> two tensors [M, width]."""
+    return both.unbind(0) if both.dim() == 3 else both.chunk(2, 1)
 
 
 class Products(ABC):
@@ -25,8 +37,12 @@ class Products(ABC):
         self.counts, self.rows, self.complete = counts, rows, complete
 
     @abstractmethod
-    def linear(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-        """y[r] = x[r] W_g^T + b_g for each row r of group g: [M, in], [N, out, in], [N, out] or None -> [M, out]."""
+    def linear(self, x: Tensor, weight: Tensor, bias: Optional[Tensor], in_halves: bool = False) -> Tensor:
+        """y[r] = x[r] W_g^T + b_g for each row r of group g: [M, in], [N, out, in], [N, out] or None -> [M, out].
+
+        Args:
+            in_halves: the result may be [2, M, out / 2] instead.
+        """
 
     @abstractmethod
     def input_grad(self, grad: Tensor, weight: Tensor) -> Tensor:
@@ -63,36 +79,53 @@ class LoopProducts(Products):
         self.filled = [(group, slice(starts[group], starts[group + 1])) for group, size in enumerate(sizes) if size]
         self.empty = [group for group, size in enumerate(sizes) if not size]
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-        y, weights = x.new_empty(x.shape[0], weight.shape[1]), weight.unbind(0)
-        for group, rows in self.filled:
-            if bias is None:
-                torch.mm(x[rows], weights[group].t(), out=y[rows])
-            else:
-                torch.addmm(bias[group], x[rows], weights[group].t(), out=y[rows])
-        return self._zero_tail(y)
+    def linear(self, x: Tensor, weight: Tensor, bias: Optional[Tensor], in_halves: bool = False) -> Tensor:
+        parts = 2 if in_halves and x.device.type == "cpu" and self._rows_per_group >= _ROWS_FOR_SEPARATE_HALVES else 1
+        width = weight.shape[1] // parts
+        y = x.new_empty(parts, x.shape[0], width)
+        for part, out in enumerate(y):
+            columns = slice(part * width, (part + 1) * width)
+            weights = weight[:, columns].unbind(0)
+            for group, rows in self.filled:
+                if bias is None:
+                    torch.mm(x[rows], weights[group].t(), out=out[rows])
+                else:
+                    torch.addmm(bias[group, columns], x[rows], weights[group].t(), out=out[rows])
+            self._zero_tail(out)
+        return y if parts == 2 else y[0]
 
     def input_grad(self, grad: Tensor, weight: Tensor) -> Tensor:
-        grad_x, weights = grad.new_empty(grad.shape[0], weight.shape[2]), weight.unbind(0)
-        for group, rows in self.filled:
-            torch.mm(grad[rows], weights[group], out=grad_x[rows])
+        parts = grad.unbind(0) if grad.dim() == 3 else (grad,)
+        grad_x = grad.new_empty(grad.shape[-2], weight.shape[2])
+        for part, part_weight in zip(parts, weight.chunk(len(parts), 1)):
+            weights = part_weight.unbind(0)
+            for group, rows in self.filled:
+                if part is parts[0]:
+                    torch.mm(part[rows], weights[group], out=grad_x[rows])
+                else:
+                    grad_x[rows].addmm_(part[rows], weights[group])
         return self._zero_tail(grad_x)
 
     def weight_grad(self, grad: Tensor, x: Tensor) -> Tensor:
-        result = grad.new_empty(self.counts.numel(), grad.shape[1], x.shape[1])
-        return self._into(result, lambda rows, out: torch.mm(grad[rows].t(), x[rows], out=out))
+        return self._by_part(grad, x.shape[1:], lambda part, rows, out: torch.mm(part[rows].t(), x[rows], out=out))
 
     def group_sum(self, rows: Tensor) -> Tensor:
-        result = rows.new_empty(self.counts.numel(), rows.shape[1])
-        return self._into(result, lambda part, out: torch.sum(rows[part], 0, out=out))
+        return self._by_part(rows, (), lambda part, chosen, out: torch.sum(part[chosen], 0, out=out))
 
-    def _into(self, result: Tensor, compute: Callable[[slice, Tensor], Tensor]) -> Tensor:
-        """Fill one slice a group; those without rows are zero (and nothing else is written twice)."""
-        parts = result.unbind(0)
-        for group in self.empty:
-            parts[group].zero_()
-        for group, rows in self.filled:
-            compute(rows, parts[group])
+    @property
+    def _rows_per_group(self) -> float:
+        return self.end / max(len(self.filled), 1)
+
+    def _by_part(self, grad: Tensor, shape, compute: Callable[[Tensor, slice, Tensor], Tensor]) -> Tensor:
+        """[N, out, *shape], one slice a group and half; those without rows are zero, and nothing is written twice."""
+        parts = grad.unbind(0) if grad.dim() == 3 else (grad,)
+        result = grad.new_empty(self.counts.numel(), len(parts) * grad.shape[-1], *shape)
+        for part, part_result in zip(parts, result.chunk(len(parts), 1)):
+            slices = part_result.unbind(0)
+            for group in self.empty:
+                slices[group].zero_()
+            for group, rows in self.filled:
+                compute(part, rows, slices[group])
         return result
 
     def _zero_tail(self, rows: Tensor) -> Tensor:
@@ -107,7 +140,7 @@ class GroupedMMProducts(Products):
         super().__init__(counts, rows, complete)
         self.ends = counts.cumsum(0).to(torch.int32)
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Optional[Tensor], in_halves: bool = False) -> Tensor:
         y = torch_grouped_mm(x, weight.transpose(1, 2), offs=self.ends)
         if bias is not None:
             y.add_(bias.index_select(0, self.row_group()))
@@ -138,7 +171,7 @@ class GroupedMMProducts(Products):
 class BatchedProducts(Products):
     """Batched products of groups that have C rows each, filled up with rows of zeros (`Slots`)."""
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Optional[Tensor], in_halves: bool = False) -> Tensor:
         x, transposed = self._batched(x), weight.transpose(1, 2)
         y = torch.bmm(x, transposed) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, transposed)
         return y.flatten(0, 1)

@@ -30,10 +30,11 @@ def test_equal_to_torch(kind, kept):
     torch.testing.assert_close(grad_pre, pre.grad)
 
 
+@pytest.mark.parametrize("shape", [(6, 16), (2, 6, 8)], ids=["side by side", "apart"])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
-def test_what_is_written_for_the_compiler_computes_the_same(dtype, tolerance, monkeypatch):
+def test_what_is_written_for_the_compiler_computes_the_same(dtype, tolerance, shape, monkeypatch):
     torch.manual_seed(0)
-    pre, grad = torch.randn(6, 16).to(dtype), torch.randn(6, 8).to(dtype)
+    pre, grad = torch.randn(shape).to(dtype), torch.randn(6, 8).to(dtype)
     monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)  # a real one takes half a minute
     activations.compiled.cache_clear()
     try:

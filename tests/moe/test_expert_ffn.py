@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fairseq_mhmoe.moe import MoEConfig, MoELayer
+from fairseq_mhmoe.moe import MoEConfig, MoELayer, expert_ffn, grouped
 from fairseq_mhmoe.moe.dispatch import make_plan
 from fairseq_mhmoe.moe.expert_ffn import Source
 from fairseq_mhmoe.moe.experts import StackedExperts
@@ -38,6 +38,20 @@ def test_back_ends_and_recomputation_agree(activation, rules):
             torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=f"{backend} {recompute} {name}")
 
 
+@pytest.mark.parametrize("rules", [dict(bias=True), dict(bias=False, subln=True)])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_halves_apart_or_side_by_side_make_no_difference(rules, recompute, monkeypatch):
+    expected = run("loop", recompute, activation="swiglu", **rules)
+    monkeypatch.setattr(grouped, "_ROWS_FOR_SEPARATE_HALVES", 1)
+    shapes = []
+    activate = expert_ffn.activate
+    monkeypatch.setattr(expert_ffn, "activate", lambda pre, *rest: shapes.append(pre.dim()) or activate(pre, *rest))
+    apart = run("loop", recompute, activation="swiglu", **rules)
+    assert set(shapes) == {3}
+    for name, value in apart.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
 def test_a_known_bound_changes_nothing():
     expected = run("bmm", False, activation="gelu")
     for name, value in run("bmm", False, most=5, activation="gelu").items():
@@ -46,10 +60,11 @@ def test_a_known_bound_changes_nothing():
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "swiglu"])
 @pytest.mark.parametrize("subln", [False, True])
-@pytest.mark.parametrize("backend, recompute", [("loop", False), ("loop", True), ("bmm", False)])
-def test_gradients_are_those_of_finite_differences(activation, subln, backend, recompute):
+@pytest.mark.parametrize("backend, recompute, apart", [("loop", 0, 0), ("loop", 1, 0), ("loop", 0, 1), ("bmm", 0, 0)])
+def test_gradients_are_those_of_finite_differences(activation, subln, backend, recompute, apart, monkeypatch):
     torch.manual_seed(3)
-    experts = StackedExperts(3, 2, 3, activation, True, subln, backend=backend, recompute=recompute).double()
+    monkeypatch.setattr(grouped, "_ROWS_FOR_SEPARATE_HALVES", 1 if apart else 1000)
+    experts = StackedExperts(3, 2, 3, activation, True, subln, backend=backend, recompute=bool(recompute)).double()
     plan = make_plan(torch.tensor([[0, 2], [2, 3]]), 3, complete=False)
     names, parameters = zip(*experts.named_parameters())
 
