@@ -5,6 +5,7 @@ installed twice without harm.
 """
 
 from fairseq_mhmoe.integration import (
+    adam,
     batches,
     checkpoint_damage,
     checkpoint_loading,
@@ -29,6 +30,7 @@ def install():
     """Installs every hook; the package's __init__ calls it before it imports models and tasks."""
     # a program starts through errors, distributed, evaluation and failures, in this order: the last wraps first
     for concern in (
+        adam,
         batches,
         checkpoint_saving,
         checkpoint_loading,
