@@ -9,32 +9,57 @@ FIGURES=benchmarks/figures # relative: the figures tell the command, and nobody 
 
 usage() {
   cat <<'TEXT'
-usage: bash benchmarks/performance.sh [--quick] [--report-only] [--dry-run]
+usage: bash benchmarks/performance.sh [--quick | --full] [--report-only] [--dry-run]
 
 Runs the benchmarks on the CPU with one thread, keeps what they write in benchmarks/figures/ and fills the tables of
-docs/performance.md. Do nothing else on the machine meanwhile.
+docs/performance.md: about 45 minutes on one calm core. Do nothing else on the machine meanwhile.
 
-  --quick        the most telling cases: about 20 minutes instead of hours
+  --quick        the most telling cases: about 20 minutes
+  --full         all layers, types, sizes, variants, and many rounds: hours
   --report-only  measure nothing, fill the tables from the figures that are there
   --dry-run      print the commands
 TEXT
 }
 
+# layer PART ARGUMENTS: one part of the layer's figures.
+layer() {
+  local part=$1
+  shift
+  python benchmarks/moe_layer.py "$@" --device cpu --json "$FIGURES/moe_layer$part.json"
+}
+
+# What the tables show: peers at two sizes, then large batches, the wide experts of v1, and bfloat16, each with less.
+layer_parts() {
+  local limits=(--variants ours bare dense_floor --experts --routing balanced)
+  layer "" --configs a b c e e1 --tokens 256 2048 --dtypes fp32 --rounds 6 --case-seconds 40 \
+    --variants ours ours_grouped_mm ours_bmm ours_recompute bare dense_floor \
+    torchscale hf_eager hf_grouped_mm lucidrains index_add_loop
+  layer -large "${limits[@]}" --configs a b c e --tokens 8192 --dtypes fp32 --rounds 5
+  layer -v1 "${limits[@]}" --configs d8 --tokens 256 2048 --dtypes fp32 --rounds 3 --case-seconds 120
+  layer -bf16 "${limits[@]}" --configs a b c --tokens 256 --dtypes bf16 --rounds 3
+}
+
 measure() {
-  local quick=("$@")
-  python benchmarks/moe_layer.py "${quick[@]}" --device cpu --json "$FIGURES/moe_layer.json"
-  python benchmarks/train_step.py "${quick[@]}" --device cpu --json "$FIGURES/train_step.json"
-  python benchmarks/cross_entropy.py "${quick[@]}" --device cpu --json "$FIGURES/cross_entropy.json"
+  local extent=("$@")
+  ((DRY_RUN)) || rm -f "$FIGURES"/moe_layer-*.json # parts of another extent
+  case ${extent[*]} in
+    "") layer_parts ;;
+    --quick) layer "" --quick ;;
+    --full) layer "" ;;
+  esac
+  [[ ${extent[*]} == --quick ]] || extent=()
+  python benchmarks/train_step.py "${extent[@]}" --device cpu --json "$FIGURES/train_step.json"
+  python benchmarks/cross_entropy.py "${extent[@]}" --device cpu --json "$FIGURES/cross_entropy.json"
   python benchmarks/profile_step.py --device cpu --models dense xmoe mhmoe_v2 torchscale_xmoe \
     --png "$FIGURES/profile_step.png" --json "$FIGURES/profile_step.json"
   python benchmarks/expected.py --json "$FIGURES/expected.json"
 }
 
 main() {
-  local quick=() report_only=0 word
+  local extent=() report_only=0 word
   for word in "$@"; do
     case $word in
-      --quick) quick=(--quick) ;;
+      --quick | --full) extent=("$word") ;;
       --report-only) report_only=1 ;;
       --dry-run) DRY_RUN=1 ;;
       -h | --help)
@@ -49,7 +74,7 @@ main() {
   done
   need_python
   cd "$ROOT"
-  ((report_only)) || measure "${quick[@]}"
+  ((report_only)) || measure "${extent[@]}"
   python benchmarks/performance_report.py
 }
 

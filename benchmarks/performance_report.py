@@ -43,8 +43,23 @@ MARKED = re.compile(r"(<!-- table: (?P<name>[\w ]+) -->\n).*?(<!-- end -->)", re
 
 
 def read_figures(folder: Path) -> dict:
-    """The JSON files of a folder by their names, sorted."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    """The JSON files of a folder by program; `program-part.json` adds rows to `program.json`.
+
+    Raises:
+        ValueError: the parts of a program come from different machines or versions.
+    """
+    figures: dict = {}
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stem):
+        program, content = path.stem.split("-")[0], json.loads(path.read_text())
+        first = figures.setdefault(program, content)
+        if first is content:
+            continue
+        for key in ("machine", "torch", "commit"):
+            if first.get(key) != content.get(key):
+                raise ValueError(f"{path}: its {key} is not that of the other parts; measure all parts again")
+        for key in ("rows", "skipped"):
+            first[key] = first.get(key, []) + content.get(key, [])
+    return figures
 
 
 def render(name: str, figures: dict) -> str:

@@ -187,6 +187,17 @@ def test_only_marked_places_change(scripts, figures, tmp_path):
     assert scripts[0].fill(filled, figures) == filled
 
 
+def test_parts_of_a_program_are_one_table_when_they_belong_together(scripts, figures, tmp_path):
+    report, _ = scripts
+    whole = figures["moe_layer"]
+    for name, rows in (("moe_layer", whole["rows"][:4]), ("moe_layer-rest", whole["rows"][4:])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**whole, "rows": rows}))
+    assert report.read_figures(tmp_path)["moe_layer"]["rows"] == whole["rows"]
+    (tmp_path / "moe_layer-other.json").write_text(json.dumps({**whole, "torch": "2.6.0"}))
+    with pytest.raises(ValueError, match="moe_layer-other.json: its torch"):
+        report.read_figures(tmp_path)
+
+
 def test_missing_figures_are_said_to_be_missing(scripts):
     assert scripts[0].render("step", {"expected": {}}) == scripts[0].NOT_MEASURED
 

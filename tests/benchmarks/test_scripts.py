@@ -61,6 +61,14 @@ def test_performance_measures_on_the_cpu_and_reports_last():
     assert commands("performance.sh", "--report-only") == [["python", "benchmarks/performance_report.py"]]
 
 
+@pytest.mark.parametrize("extent, parts", [((), 4), (("--full",), 1)])
+def test_performance_writes_the_parts_of_the_layer_side_by_side(extent, parts):
+    layer = [c for c in commands("performance.sh", *extent) if c[1].endswith("moe_layer.py")]
+    names = [Path(command[command.index("--json") + 1]).stem for command in layer]
+    assert names[0] == "moe_layer" and all(name.startswith("moe_layer-") for name in names[1:])
+    assert len(set(names)) == len(names) == parts
+
+
 @pytest.mark.parametrize("capability, half", [("7.0", "fp16"), ("8.0", "bf16"), ("9.0", "bf16"), ("12.0", "bf16")])
 def test_gpu_takes_the_types_that_it_has(capability, half):
     planned = commands("gpu.sh", CAPABILITY=capability)

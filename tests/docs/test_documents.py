@@ -58,6 +58,8 @@ def options_of_the_programs():
     names = {"--help", "--user-dir", "--output", "--config-dir", "--config-name", *OF_SLURM}
     commands = next(action.choices for action in checkpoint.parser()._actions if action.dest == "command")
     benchmark = runpy.run_path(str(ROOT / "benchmarks/expert_parallel.py"))["make_parser"]()
+    for script in (ROOT / "benchmarks").glob("*.sh"):
+        names |= set(re.findall(r"(?<= )(--[a-z-]+)(?=[ )])", script.read_text()))
     for parser in (get_args_parser(), benchmark, *commands.values()):
         names |= set(parser._option_string_actions)
     for parser, given in ((options.get_training_parser(), words), (options.get_eval_lm_parser(), words[:3])):
