@@ -41,5 +41,5 @@ setup(
         "torch>=2.6",
         "torchscale==0.3.0",
     ],
-    extras_require={"data": DATA, "analysis": ANALYSIS, "benchmark": BENCHMARK, "dev": DATA + DEV},
+    extras_require={"data": DATA, "analysis": ANALYSIS, "benchmark": BENCHMARK, "dev": DATA + ANALYSIS + DEV},
 )

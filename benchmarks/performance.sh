@@ -28,12 +28,13 @@ layer() {
   python benchmarks/moe_layer.py "$@" --device cpu --json "$FIGURES/moe_layer$part.json"
 }
 
-# What the tables show: peers at two sizes, then large batches, the wide experts of v1, and bfloat16, each with less.
+# What the tables show, in parts so that each has the time that it needs and memory is given back between them.
 layer_parts() {
+  local all=(--variants ours ours_grouped_mm ours_bmm ours_recompute bare dense_floor)
+  local peers=(torchscale hf_eager hf_grouped_mm lucidrains index_add_loop)
   local limits=(--variants ours bare dense_floor --experts --routing balanced)
-  layer "" --configs a b c e e1 --tokens 256 2048 --dtypes fp32 --rounds 6 --case-seconds 40 \
-    --variants ours ours_grouped_mm ours_bmm ours_recompute bare dense_floor \
-    torchscale hf_eager hf_grouped_mm lucidrains index_add_loop
+  layer "" "${all[@]}" "${peers[@]}" --configs a b c --tokens 256 2048 --dtypes fp32 --experts --case-seconds 90
+  layer -small "${all[@]}" "${peers[@]}" --configs e e1 --tokens 256 2048 --dtypes fp32
   layer -large "${limits[@]}" --configs a b c e --tokens 8192 --dtypes fp32 --rounds 5
   layer -v1 "${limits[@]}" --configs d8 --tokens 256 2048 --dtypes fp32 --rounds 3 --case-seconds 120
   layer -bf16 "${limits[@]}" --configs a b c --tokens 256 --dtypes bf16 --rounds 3
@@ -47,9 +48,13 @@ measure() {
     --quick) layer "" --quick ;;
     --full) layer "" ;;
   esac
-  [[ ${extent[*]} == --quick ]] || extent=()
-  python benchmarks/train_step.py "${extent[@]}" --device cpu --json "$FIGURES/train_step.json"
-  python benchmarks/cross_entropy.py "${extent[@]}" --device cpu --json "$FIGURES/cross_entropy.json"
+  local steps=() loss=()
+  case ${extent[*]} in
+    "") steps=(--rounds 2 --updates 8) loss=(--quick) ;;
+    --quick) steps=(--quick) loss=(--quick) ;;
+  esac
+  python benchmarks/train_step.py "${steps[@]}" --device cpu --json "$FIGURES/train_step.json"
+  python benchmarks/cross_entropy.py "${loss[@]}" --device cpu --json "$FIGURES/cross_entropy.json"
   python benchmarks/profile_step.py --device cpu --models dense xmoe mhmoe_v2 torchscale_xmoe \
     --png "$FIGURES/profile_step.png" --json "$FIGURES/profile_step.json"
   python benchmarks/expected.py --json "$FIGURES/expected.json"

@@ -54,9 +54,11 @@ def read_figures(folder: Path) -> dict:
         first = figures.setdefault(program, content)
         if first is content:
             continue
-        for key in ("machine", "torch", "commit"):
+        for key in ("machine", "torch"):
             if first.get(key) != content.get(key):
                 raise ValueError(f"{path}: its {key} is not that of the other parts; measure all parts again")
+        commits = [first.get("commit"), content.get("commit")]
+        first["commit"] = ", ".join(dict.fromkeys(", ".join(filter(None, commits)).split(", ")))
         for key in ("rows", "skipped"):
             first[key] = first.get(key, []) + content.get(key, [])
     return figures

@@ -259,8 +259,8 @@ def test_a_first_run_that_was_short_is_run_again(monkeypatch):
 @pytest.mark.slow
 def test_ratios_are_near_their_targets(run_program, tmp_path):
     target = tmp_path / "figures.json"
-    words = ["--configs", "b", "e", "--tokens", 1024, "--dtypes", "fp32", "--routing", "balanced", "--experts"]
-    words += ["--variants", "ours", "bare", "dense_floor", "--rounds", 3, "--case-seconds", 10, "--device", "cpu"]
+    words = ["--configs", "b", "e", "--tokens", 512, "--dtypes", "fp32", "--routing", "balanced", "--experts"]
+    words += ["--variants", "ours", "bare", "dense_floor", "--rounds", 3, "--case-seconds", 5, "--device", "cpu"]
     run_program("benchmarks/moe_layer.py", *words, "--json", target)
     rows = json.loads(target.read_text())["rows"]
     ours = {row["config"]: row for row in rows if (row["variant"], row["pass"]) == ("ours", "forward+backward")}

@@ -191,8 +191,9 @@ def test_parts_of_a_program_are_one_table_when_they_belong_together(scripts, fig
     report, _ = scripts
     whole = figures["moe_layer"]
     for name, rows in (("moe_layer", whole["rows"][:4]), ("moe_layer-rest", whole["rows"][4:])):
-        (tmp_path / f"{name}.json").write_text(json.dumps({**whole, "rows": rows}))
-    assert report.read_figures(tmp_path)["moe_layer"]["rows"] == whole["rows"]
+        (tmp_path / f"{name}.json").write_text(json.dumps({**whole, "rows": rows, "commit": name}))
+    together = report.read_figures(tmp_path)["moe_layer"]
+    assert (together["rows"], together["commit"]) == (whole["rows"], "moe_layer, moe_layer-rest")
     (tmp_path / "moe_layer-other.json").write_text(json.dumps({**whole, "torch": "2.6.0"}))
     with pytest.raises(ValueError, match="moe_layer-other.json: its torch"):
         report.read_figures(tmp_path)

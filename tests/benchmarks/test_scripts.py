@@ -61,7 +61,7 @@ def test_performance_measures_on_the_cpu_and_reports_last():
     assert commands("performance.sh", "--report-only") == [["python", "benchmarks/performance_report.py"]]
 
 
-@pytest.mark.parametrize("extent, parts", [((), 4), (("--full",), 1)])
+@pytest.mark.parametrize("extent, parts", [((), 5), (("--full",), 1)])
 def test_performance_writes_the_parts_of_the_layer_side_by_side(extent, parts):
     layer = [c for c in commands("performance.sh", *extent) if c[1].endswith("moe_layer.py")]
     names = [Path(command[command.index("--json") + 1]).stem for command in layer]
