@@ -76,7 +76,7 @@ def take_rows(rows: Tensor, source: Tensor, target: Tensor) -> Tensor:
 
 def gather_sum(rows: Tensor, inverse: Tensor, weights: Optional[Tensor] = None) -> Tensor:
     """out[s] = sum over k of weights[s, k] * rows[inverse[s, k]]: [M, d] -> [S, d]."""
-    if inverse.numel() == 0:
+    if inverse.numel() == 0 or rows.shape[0] == 0:
         return rows.new_zeros(inverse.shape[0], rows.shape[1])
     if inverse.shape[1] == 1 and (weights is None or rows.device.type != "cpu"):
         picked = rows.index_select(0, inverse.view(-1))

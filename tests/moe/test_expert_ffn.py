@@ -58,6 +58,28 @@ def test_a_known_bound_changes_nothing():
         torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize("tokens", [0, 1, 5])
+@pytest.mark.parametrize("factor", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("backend, recompute", WAYS[1:])
+def test_layers_with_few_tokens_and_little_room_agree(tokens, factor, backend, recompute):
+    """A factor of 0.4 leaves no room at all; the last token of each row is a pad."""
+    torch.manual_seed(0)
+    x = torch.randn(2, tokens, 16)
+    pads = torch.zeros(2, tokens, dtype=torch.bool)
+    pads[:, -1:] = True
+    seen = []
+    for ways in ({}, dict(backend=backend, recompute=recompute)):
+        torch.manual_seed(1)
+        rules = dict(top_k=2, heads=2, activation="swiglu", capacity_factor=factor)
+        layer = MoELayer(MoEConfig(16, 8, 24, **rules, **{"backend": "loop", **ways}))
+        source = x.clone().requires_grad_()
+        y = layer(source, pads)[0]
+        y.square().sum().backward()
+        seen.append((y.detach(), source.grad, layer.experts.w_in.grad, layer.router.weight.grad))
+    for ours, expected in zip(*reversed(seen)):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("activation", ["relu", "gelu", "swiglu"])
 @pytest.mark.parametrize("subln", [False, True])
 @pytest.mark.parametrize("backend, recompute, apart", [("loop", 0, 0), ("loop", 1, 0), ("loop", 0, 1), ("bmm", 0, 0)])
