@@ -33,8 +33,8 @@ layer_parts() {
   local all=(--variants ours ours_grouped_mm ours_bmm ours_recompute bare dense_floor)
   local peers=(torchscale hf_eager hf_grouped_mm lucidrains index_add_loop)
   local limits=(--variants ours bare dense_floor --experts --routing balanced)
-  layer "" "${all[@]}" "${peers[@]}" --configs a b c --tokens 256 2048 --dtypes fp32 --experts --case-seconds 90
-  layer -small "${all[@]}" "${peers[@]}" --configs e e1 --tokens 256 2048 --dtypes fp32
+  layer "" "${all[@]}" "${peers[@]}" --configs a b c --tokens 256 2048 --dtypes fp32 --experts --rounds 8
+  layer -small "${all[@]}" "${peers[@]}" --configs e e1 --tokens 256 2048 --dtypes fp32 --rounds 10
   layer -large "${limits[@]}" --configs a b c e --tokens 8192 --dtypes fp32 --rounds 5
   layer -v1 "${limits[@]}" --configs d8 --tokens 256 2048 --dtypes fp32 --rounds 3 --case-seconds 120
   layer -bf16 "${limits[@]}" --configs a b c --tokens 256 --dtypes bf16 --rounds 3
