@@ -15,7 +15,7 @@ Runs the benchmarks on the CPU with one thread, keeps what they write in benchma
 docs/performance.md: about 45 minutes on one calm core. Do nothing else on the machine meanwhile.
 
   --quick        the most telling cases: about 20 minutes
-  --full         all layers, types, sizes, variants, and many rounds: hours
+  --full         all layers, types, sizes, variants, and many rounds: hours, and more than 24 GB of memory
   --report-only  measure nothing, fill the tables from the figures that are there
   --dry-run      print the commands
 TEXT
