@@ -49,11 +49,10 @@ main() {
     exec "$VENV/bin/python" -m pytest "$@"
   fi
   lint
-  # Three at a time: many tests wait for the processes that they start.
   say "tests that are not slow"
-  run_marked "not slow" --numprocesses 3 --dist loadfile
+  run_marked "not slow" --numprocesses 2 --dist loadfile
   say "slow tests"
-  run_marked "slow" --numprocesses 3 --dist loadfile
+  run_marked "slow" --numprocesses 2 --dist loadfile
   say "all passed after $SECONDS s"
 }
 
