@@ -26,6 +26,7 @@ def step_in_one_pass(original, self, closure=None):
         return original(self, closure)
     loss = None if closure is None else closure()
     for group in self.param_groups:
+        group.setdefault("amsgrad", False)  # as the original understands groups of old checkpoints
         by_step = defaultdict(list)
         for parameter in group["params"]:
             if parameter.grad is not None:

@@ -71,13 +71,13 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def swiglu(pre: Tensor) -> Tensor:
-    """silu(gate) * up, written for a compiler."""
+    """silu(gate) * up, written for a compiler: [M, 2F] or [2, M, F] -> [M, F]."""
     gate, up = halves(pre)
     return F.silu(gate) * up
 
 
 def swiglu_grad(pre: Tensor, grad: Tensor) -> Tuple[Tensor, Tensor]:
-    """Output and gradient of the input of `swiglu`, written for a compiler."""
+    """Output of `swiglu` [M, F] and gradient of its input, in the shape of that, from pre and grad [M, F]."""
     gate, up = halves(pre)
     share = torch.sigmoid(gate)
     silu = gate * share

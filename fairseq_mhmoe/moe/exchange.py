@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .dispatch import Plan, invert, permute, take_rows
-from .expert_ffn import Source
+from .expert_ffn import Source, make_slots
 from .experts import StackedExperts
 from .parallel import ExpertGroup
 
@@ -59,10 +59,7 @@ def run_by_capacity(
         rows, plan, experts, where: as in `run_by_counts`.
     """
     slots = _largest(capacity, rows.device, group, where)
-    starts = plan.counts.cumsum(0) - plan.counts
-    place = torch.arange(slots, device=rows.device)
-    row_of_slot = (starts.unsqueeze(1) + place).masked_fill(place >= plan.counts.unsqueeze(1), -1).view(-1)
-    slot_of_row = _slots_of_rows(plan, starts, slots, rows.shape[0])
+    slot_of_row, row_of_slot = make_slots(plan.counts, rows.shape[0], slots)
     padded = take_rows(rows, row_of_slot, slot_of_row)
     local = plan.counts.numel() // group.size
     split = [local * slots] * group.size
@@ -127,15 +124,6 @@ def _by_expert(arriving: Tensor, local: int, rows: int) -> Tensor:
     """Order that sorts rows by expert when they came sorted by source, then expert: [P * N / P] counts -> [rows]."""
     expert = torch.arange(arriving.numel(), device=arriving.device).remainder(local)
     return torch.argsort(torch.repeat_interleave(expert, arriving, output_size=rows), stable=True)
-
-
-def _slots_of_rows(plan: Plan, starts: Tensor, slots: int, rows: int) -> Tensor:
-    """[rows] slot of each sorted row, -1 for rows without expert."""
-    ends = plan.counts.cumsum(0)
-    row = torch.arange(rows, device=ends.device)
-    expert = torch.searchsorted(ends, row, right=True)
-    inside = expert.clamp(max=ends.numel() - 1)
-    return (inside * slots + row - starts.index_select(0, inside)).masked_fill(expert >= ends.numel(), -1)
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
