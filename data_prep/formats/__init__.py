@@ -1,0 +1,50 @@
+"""File formats of corpora: each module reads one, `FORMATS` holds them by name, `format_of` finds a file's."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from data_prep.formats.base import Format, Record, Rejected
+from data_prep.opening import ENDINGS, open_input
+
+__all__ = ["FORMATS", "Format", "Record", "Rejected", "format_of"]
+
+HEAD = 1 << 14
+MODULES = ("jsonl", "text", "wikipedia", "wikiextractor", "po", "mediawiki_i18n")
+
+
+def _collect() -> dict[str, Format]:
+    names = [f"{__name__}.{module}" for module in MODULES]
+    formats = [import_module(name).FORMAT for name in names if find_spec(name)]
+    return {format.name: format for format in formats}
+
+
+FORMATS: dict[str, Format] = _collect()
+
+
+def format_of(path: Path) -> str:
+    """Name of a file's format: by the ending of its name, and where that is not enough by its first bytes.
+
+    Raises:
+        ValueError: neither tells; DamagedFile, if it cannot be opened as text.
+        OSError: the file cannot be opened.
+    """
+    name = path.name.lower()
+    for ending in ENDINGS:
+        name = name.removesuffix(ending)
+    fitting = [format for format in FORMATS.values() if name.endswith(format.endings)]
+    if len(fitting) == 1:
+        return fitting[0].name
+    with open_input(path) as stream:
+        head = stream.read(HEAD)
+    candidates = fitting or FORMATS.values()
+    recognized = [format.name for format in candidates if format.recognizes and format.recognizes(head)]
+    if len(recognized) == 1:
+        return recognized[0]
+    silent = [format.name for format in fitting if not format.recognizes]
+    if not recognized and len(silent) == 1:
+        return silent[0]
+    raise ValueError(
+        f"{path}: neither the name nor the first bytes tell its format; "
+        f"name one of {', '.join(FORMATS)} (--format NAME=FORMAT)"
+    )
