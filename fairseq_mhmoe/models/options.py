@@ -23,6 +23,7 @@ from fairseq_mhmoe.moe.config import (
 )
 from fairseq_mhmoe.moe.cost import LanguageModelShape
 from fairseq_mhmoe.moe.parallel import ExpertGroup, expert_group, layout_is_chosen
+from fairseq_mhmoe.moe.parameter_kinds import parse_kinds
 
 EXPERT_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "silu": "swiglu"}
 
@@ -59,10 +60,11 @@ class MHMoELanguageModelConfig(FairseqDataclass):
     checkpoint_activations: bool = option(False, "recompute each block's activations in the backward pass")
     flash_attention: bool = option(False, "accepted for old command lines; torch chooses the attention kernel")
     scale_length: int = option(0, "accepted for old command lines; without effect")
-    input_bits: int = option(32, "precision of the linear layers' inputs; only 32")
-    weight_bits: int = option(32, "precision of the linear layers' weights; only 32")
-    input_quant_method: Optional[str] = option(None, "accepted for old command lines; without effect at 32 bits")
-    weight_quant_method: Optional[str] = option(None, "accepted for old command lines; without effect at 32 bits")
+    no_weight_decay_on: str = option("", "parameters without weight decay: a list of norm, bias, router with commas")
+    input_bits: int = option(32, "8: the inputs of linear layers and experts are quantised (BitNet b1.58); 32: not")
+    weight_bits: int = option(32, "1: the weights of linear layers and experts are ternary (BitNet b1.58); 32: not")
+    input_quant_method: Optional[str] = option(None, "how inputs are quantised; absmax_per_token")
+    weight_quant_method: Optional[str] = option(None, "how weights are quantised; absmean")
     moe_expert_count: int = option(0, "experts per MoE layer; 0: dense model")
     moe_freq: int = option(0, "every moe-freq-th block has an MoE layer; 0: dense model")
     moe_top_k: int = option(1, "experts chosen per (sub-)token")
@@ -134,8 +136,17 @@ def validate(cfg: Any) -> None:
         ValueError: names the option, its value and the remedy.
     """
     check_options(cfg)
+    check_kinds(cfg)
     moe_config(cfg)
     warn_ineffective(cfg, {item.name: item.default for item in dataclasses.fields(MHMoELanguageModelConfig)})
+
+
+def check_kinds(cfg: Any) -> None:
+    """Raises ValueError if --no-weight-decay-on names something else than norm, bias and router."""
+    try:
+        parse_kinds(cfg.no_weight_decay_on)
+    except ValueError as error:
+        raise ValueError(f"--no-weight-decay-on {cfg.no_weight_decay_on}: {error}") from None
 
 
 def max_positions(cfg: Any) -> int:
@@ -184,6 +195,8 @@ def moe_config(cfg: Any) -> Optional[MoEConfig]:
         exchange=str(cfg.moe_exchange),
         rank_capacity_factor=cfg.moe_rank_capacity_factor,
         balance_scope=str(cfg.moe_balance_scope),
+        input_bits=cfg.input_bits,
+        weight_bits=cfg.weight_bits,
     )
     if cfg.moe_capacity_factor:  # a compat mode has its own
         fields["capacity_factor"] = cfg.moe_capacity_factor

@@ -44,6 +44,8 @@ EFFECTS = [
     ("checkpoint_activations", True, {}, "recomputation"),
     ("flash_attention", True, {}, "warning"),
     ("scale_length", 2048, {}, "warning"),
+    # what it does to the optimizer is tested in tests/integration
+    ("no_weight_decay_on", "norm,weight", {}, "error"),
     ("input_bits", 8, {}, "error"),
     ("weight_bits", 1, {}, "error"),
     ("input_quant_method", "absmax_per_token", {}, "warning"),
