@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
+from fairseq_mhmoe.moe.bitlinear import UNQUANTIZED, Quantization
+
 ROTARY_BASE = 10000.0
 FIRST_CACHE_LENGTH = 64
 
@@ -93,6 +95,7 @@ class CausalSelfAttention(nn.Module):
         bias: of the four projections.
         subln: norm before the output projection (SubLN).
         rms_norm: kind of that norm.
+        quantization: of the four projections.
     """
 
     def __init__(
@@ -104,16 +107,18 @@ class CausalSelfAttention(nn.Module):
         bias: bool = True,
         subln: bool = False,
         rms_norm: bool = False,
+        quantization: Quantization = UNQUANTIZED,
     ):
         super().__init__()
         self.heads = heads
         self.kv_heads = kv_heads
         self.head_width = width // heads
         self.dropout = dropout
-        self.k_proj = nn.Linear(width, kv_heads * self.head_width, bias=bias)
-        self.v_proj = nn.Linear(width, kv_heads * self.head_width, bias=bias)
-        self.q_proj = nn.Linear(width, width, bias=bias)
-        self.out_proj = nn.Linear(width, width, bias=bias)
+        self.quantization = quantization
+        self.k_proj = quantization.linear(width, kv_heads * self.head_width, bias=bias)
+        self.v_proj = quantization.linear(width, kv_heads * self.head_width, bias=bias)
+        self.q_proj = quantization.linear(width, width, bias=bias)
+        self.out_proj = quantization.linear(width, width, bias=bias)
         self.inner_attn_ln = make_norm(width, rms_norm) if subln else None
 
     def forward(
@@ -131,6 +136,7 @@ class CausalSelfAttention(nn.Module):
             incremental_state: fairseq's dictionary while decoding; holds the cache. x is then the new tokens only.
         """
         batch, length, width = x.shape
+        x = self.quantization.enter(x)
         q = self._split_heads(self.q_proj(x), self.heads)
         k = self._split_heads(self.k_proj(x), self.kv_heads)
         v = self._split_heads(self.v_proj(x), self.kv_heads)
@@ -145,7 +151,7 @@ class CausalSelfAttention(nn.Module):
         y = y.transpose(1, 2).reshape(batch, length, width)
         if self.inner_attn_ln is not None:
             y = self.inner_attn_ln(y)
-        return self.out_proj(y)
+        return self.out_proj(self.quantization.enter(y))
 
     def cached_length(self, incremental_state: Dict[str, Any]) -> int:
         """Tokens that the cache holds."""

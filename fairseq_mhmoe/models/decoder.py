@@ -18,6 +18,7 @@ from fairseq_mhmoe.models.attention import CausalSelfAttention, attention_mask, 
 from fairseq_mhmoe.models.feed_forward import FeedForward
 from fairseq_mhmoe.models.options import kv_heads, max_positions, moe_config, moe_group
 from fairseq_mhmoe.moe import MoEConfig, MoELayer
+from fairseq_mhmoe.moe.bitlinear import Quantization
 from fairseq_mhmoe.moe.parallel import ExpertGroup
 
 # What SubLN and DeepNorm scale at initialisation, as torchscale does, and SwiGLU's third matrix.
@@ -36,22 +37,22 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, cfg: Any, moe: Optional[MoEConfig], group: Optional[ExpertGroup] = None, name: str = ""):
         super().__init__()
-        width, norms = cfg.decoder_embed_dim, dict(subln=cfg.subln, rms_norm=cfg.rms_norm)
+        width = cfg.decoder_embed_dim
+        kind = dict(
+            bias=not cfg.no_bias,
+            subln=cfg.subln,
+            rms_norm=cfg.rms_norm,
+            quantization=Quantization.of_bits(cfg.input_bits, cfg.weight_bits),
+        )
         self.pre_norm = cfg.decoder_normalize_before
         self.residual_scale = (2 * cfg.decoder_layers) ** 0.25 if cfg.deepnorm else 1.0
         self.self_attn = CausalSelfAttention(
-            width, cfg.decoder_attention_heads, kv_heads(cfg), cfg.attention_dropout, bias=not cfg.no_bias, **norms
+            width, cfg.decoder_attention_heads, kv_heads(cfg), cfg.attention_dropout, **kind
         )
         self.self_attn_layer_norm = make_norm(width, cfg.rms_norm)
         if moe is None:
-            self.ffn = FeedForward(
-                width,
-                cfg.decoder_ffn_embed_dim,
-                str(cfg.activation_fn),
-                cfg.activation_dropout,
-                bias=not cfg.no_bias,
-                **norms,
-            )
+            activation = str(cfg.activation_fn)
+            self.ffn = FeedForward(width, cfg.decoder_ffn_embed_dim, activation, cfg.activation_dropout, **kind)
         else:
             self.moe_layer = MoELayer(moe, group, f"{name}.moe_layer")
         self.is_moe = moe is not None

@@ -3,9 +3,12 @@
 import logging
 from typing import Any, Dict, Iterable, Iterator, Tuple
 
+from fairseq_mhmoe.moe.bitlinear import FULL_BITS, INPUT_BITS, WEIGHT_BITS
+
 logger = logging.getLogger(__name__)
 
-SUPPORTED_BITS = 32
+# What BitNet b1.58 is made of: bits, and the one method for them.
+QUANTIZED = {"input": (INPUT_BITS, "absmax_per_token"), "weight": (WEIGHT_BITS, "absmean")}
 _warned = set()
 
 
@@ -42,8 +45,11 @@ def _numbers(cfg: Any) -> Iterator[Check]:
         yield getattr(cfg, name) < 1, name, "expected 1 or more"
     for name in ("dropout", "attention_dropout", "activation_dropout"):
         yield not 0 <= getattr(cfg, name) < 1, name, "expected a probability in [0, 1)"
-    for name in ("input_bits", "weight_bits"):
-        yield getattr(cfg, name) != SUPPORTED_BITS, name, f"only {SUPPORTED_BITS} bits are supported; leave it out"
+    for side, (bits, method) in QUANTIZED.items():
+        remedy = f"expected {bits} ({method}) or {FULL_BITS} (not quantised)"
+        yield getattr(cfg, f"{side}_bits") not in (bits, FULL_BITS), f"{side}_bits", remedy
+        chosen = getattr(cfg, f"{side}_quant_method")
+        yield chosen not in (None, method), f"{side}_quant_method", f"expected {method}, or leave it out"
 
 
 def _body(cfg: Any) -> Iterator[Check]:
@@ -130,8 +136,9 @@ def _warn(cfg: Any, defaults: Dict[str, Any], ineffective: Iterable[Tuple[str, s
 def _ineffective(cfg: Any, names: Iterable[str]) -> Iterator[Tuple[str, str]]:
     yield "flash_attention", "torch chooses the fastest attention kernel by itself"
     yield "scale_length", "attention scores are not scaled by length"
-    for name in ("input_quant_method", "weight_quant_method"):
-        yield name, "nothing is quantised at 32 bits"
+    for side in QUANTIZED:
+        if getattr(cfg, f"{side}_bits") == FULL_BITS:
+            yield f"{side}_quant_method", f"nothing is quantised at {FULL_BITS} bits"
     if cfg.no_token_positional_embeddings:
         yield "decoder_learned_pos", "--no-token-positional-embeddings leaves no positions to learn"
     if cfg.moe_freq == 0:

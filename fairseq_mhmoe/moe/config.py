@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
+from .bitlinear import FULL_BITS, INPUT_BITS, UNQUANTIZED, WEIGHT_BITS, Quantization
+
 ACTIVATIONS = ("relu", "gelu", "swiglu")
 ROUTERS = ("softmax", "xmoe", "torchscale-cosine")
 NORMALIZE = ("none", "before", "after")
@@ -53,6 +55,9 @@ class MoEConfig:
     exchange: str = "counts"  # ranks send as many rows as there are, or a fixed number of slots per expert
     rank_capacity_factor: float = 0.0  # 0 = no bound; else a rank sends another ceil(factor * S * K / P) rows at most
     balance_scope: str = "micro"  # load and gates of the balance loss over one rank's batch, or over all ranks'
+    input_bits: int = FULL_BITS  # 8: inputs of the experts' matrices are quantised (BitNet b1.58)
+    weight_bits: int = FULL_BITS  # 1: the experts' matrices are ternary (BitNet b1.58)
+    quantize_projections: bool = True  # whether that holds for head and merge layers, as in v2, or for experts alone
 
     def __post_init__(self) -> None:
         for name in ("d_model", "num_experts", "ffn_dim", "top_k", "heads"):
@@ -68,9 +73,7 @@ class MoEConfig:
             ("balance_scope", BALANCE_SCOPES),
         ):
             _require(getattr(self, name) in choices, name, getattr(self, name), "one of " + ", ".join(choices))
-        _require(
-            self.d_model % self.heads == 0, "heads", self.heads, f"a divisor of the model width {self.d_model}"
-        )
+        _require(self.d_model % self.heads == 0, "heads", self.heads, f"a divisor of the model width {self.d_model}")
         _require(
             self.top_k <= self.num_experts, "top_k", self.top_k, f"at most the number of experts, {self.num_experts}"
         )
@@ -89,6 +92,9 @@ class MoEConfig:
         )
         _require(self.eval_capacity_fraction <= 1, "eval_capacity_fraction", self.eval_capacity_fraction, "at most 1")
         _require(0 <= self.activation_dropout < 1, "activation_dropout", self.activation_dropout, "in [0, 1)")
+        for name, bits in (("input_bits", INPUT_BITS), ("weight_bits", WEIGHT_BITS)):
+            expected = f"{bits} (BitNet b1.58) or {FULL_BITS} (not quantised)"
+            _require(getattr(self, name) in (bits, FULL_BITS), name, getattr(self, name), expected)
         _require(self.shared_expert_dim >= 0, "shared_expert_dim", self.shared_expert_dim, "0 (none) or a width")
         _require(
             self.second_policy == "all" or self.top_k > 1,
@@ -119,6 +125,16 @@ class MoEConfig:
             return self.router_dim
         return TORCHSCALE_ROUTER_DIM if self.router == "torchscale-cosine" else max(4, round(16 / self.heads))
 
+    @property
+    def quantization(self) -> Quantization:
+        """Of the experts."""
+        return Quantization.of_bits(self.input_bits, self.weight_bits)
+
+    @property
+    def projection_quantization(self) -> Quantization:
+        """Of head and merge layers."""
+        return self.quantization if self.quantize_projections else UNQUANTIZED
+
     def _projection_layers(self, layers: Optional[int]) -> int:
         return (1 if self.heads > 1 else 0) if layers is None else layers
 
@@ -128,8 +144,8 @@ class MoEConfig:
 
         Args:
             compat: "none" (ours), "published" (the MH-MoE research code: capacity factor 1, pads routed, its cosine
-                router) or "torchscale" (torchscale 0.3.0's X-MoE: its capacities, gates renormalised after dropping
-                unless before, pads masked but counted).
+                router, head and merge layers never quantised) or "torchscale" (torchscale 0.3.0's X-MoE: its
+                capacities, gates renormalised after dropping unless before, pads masked but counted).
             fields: as for the class; "xmoe" names the code base's own cosine router.
         Raises:
             ValueError: a field contradicts the rules.
@@ -142,7 +158,7 @@ class MoEConfig:
             fields["router"] = "torchscale-cosine"
         rules: Dict[str, Any] = {"residual": False, "padding": "routed"}
         if compat == "published":
-            rules.update(capacity_factor=1.0, second_policy="all")
+            rules.update(capacity_factor=1.0, second_policy="all", quantize_projections=False)
         else:
             top_k = fields.get("top_k", 1)
             _require(top_k <= 2, "top_k", top_k, "1 or 2 under compat 'torchscale', whose gates know no more")

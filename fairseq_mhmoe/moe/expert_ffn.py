@@ -5,7 +5,7 @@ C slots of an expert in the back end bmm.
 
 Plain autograd would keep the gathered rows, the pre-activation, the gate's activation and the hidden vector. Here the
 rows are gathered again and the hidden vector is formed again, which cost one cheap pass each; with `recompute` the
-pre-activation too, which costs a matrix product.
+pre-activation too, which costs a matrix product. What is quantised (BitNet) is formed again as well, weights included.
 """
 
 from typing import List, NamedTuple, Optional, Tuple
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .activations import Finish, activate, activation_grad, kept_for_backward
+from .bitlinear import Quantization
 from .dispatch import gather_sum, rows_or_zero, token_of
 from .grouped import BatchedProducts, GroupedMMProducts, LoopProducts, Products
 from .precision import without_autocast
@@ -44,10 +45,14 @@ class Job(NamedTuple):
     recompute: bool
     source: Optional[Source]  # None: the rows themselves are given
     slots: Optional[Slots]  # None: the products work on the M rows
+    quantization: Quantization
 
 
 class Weights(NamedTuple):
-    """Stacked parameters in the rows' dtype; None for those that an expert does not have."""
+    """Stacked parameters; None for those that an expert does not have.
+
+    All are in the rows' dtype, but matrices that are to be quantised may have any.
+    """
 
     w_in: Tensor  # [N, F or 2F, d]
     b_in: Optional[Tensor]
@@ -114,10 +119,11 @@ class _ExpertFFN(torch.autograd.Function):
     def forward(ctx, x, job, *weights):
         w = Weights(*weights)
         with without_autocast(x.device.type):
-            pre = job.products.linear(_enter(x, job), w.w_in, w.b_in, in_halves=job.kind == "swiglu")
+            pre = _first_product(_enter(x, job), w, job)
             hidden = activate(pre, job.kind, job.fused)
             finished = job.finish(hidden, w.norm_weight, w.norm_bias) if job.finish else hidden
-            out = _leave(job.products.linear(finished, w.w_out, w.b_out), job.slots)
+            finished, w_out = job.quantization.rows(finished), job.quantization.matrices(w.w_out, x.dtype)
+            out = _leave(job.products.linear(finished, w_out, w.b_out), job.slots)
         kept = (None, None) if job.recompute else kept_for_backward(pre, hidden, job.kind)
         ctx.save_for_backward(x, *kept, *weights)
         ctx.job = job
@@ -128,15 +134,15 @@ class _ExpertFFN(torch.autograd.Function):
     def backward(ctx, grad):
         x, pre, hidden, *weights = ctx.saved_tensors
         job, w = ctx.job, Weights(*weights)
-        products = job.products
+        products, quantization = job.products, job.quantization
         need_x, _, need_in, need_b_in, need_out, need_b_out, *_ = ctx.needs_input_grad
         grads = dict.fromkeys(("x", *Weights._fields))
         with without_autocast(grad.device.type):
             rows = _enter(x, job)
             if pre is None and hidden is None:
-                pre = products.linear(rows, w.w_in, w.b_in, in_halves=job.kind == "swiglu")
+                pre = _first_product(rows, w, job)
             grad = _back_to_slots(grad.contiguous(), job.slots)
-            grad_hidden = products.input_grad(grad, w.w_out)
+            grad_hidden = products.input_grad(grad, quantization.matrices(w.w_out, grad.dtype))
             finished = None
             if job.finish:
                 hidden = activate(pre, job.kind, job.fused) if hidden is None else hidden
@@ -145,7 +151,8 @@ class _ExpertFFN(torch.autograd.Function):
                 )
             hidden, grad_pre = activation_grad(pre, hidden, grad_hidden, job.kind, job.fused)
             if need_out:
-                grads["w_out"] = products.weight_grad(grad, hidden if finished is None else finished)
+                finished = quantization.rows(hidden if finished is None else finished)
+                grads["w_out"] = products.weight_grad(grad, finished)
             if need_b_out:
                 grads["b_out"] = products.group_sum(grad)
             del hidden, finished, grad_hidden, pre
@@ -154,12 +161,25 @@ class _ExpertFFN(torch.autograd.Function):
             if need_b_in:
                 grads["b_in"] = products.group_sum(grad_pre)
             if need_x:
-                grads["x"] = _enter_backward(products.input_grad(grad_pre, w.w_in), job)
+                w_in = quantization.matrices(w.w_in, grad.dtype, _in_parts(job))
+                grads["x"] = _enter_backward(products.input_grad(grad_pre, w_in), job)
         return grads.pop("x"), None, *grads.values()
+
+
+def _first_product(rows: Tensor, w: Weights, job: Job) -> Tensor:
+    """The pre-activation of what `_enter` returned."""
+    w_in = job.quantization.matrices(w.w_in, rows.dtype, _in_parts(job))
+    return job.products.linear(rows, w_in, w.b_in, in_halves=job.kind == "swiglu")
+
+
+def _in_parts(job: Job) -> int:
+    """Matrices of an expert in w_in."""
+    return 2 if job.kind == "swiglu" else 1
 
 
 def _enter(x: Tensor, job: Job) -> Tensor:
     """[S, d] -> the rows that the products work on."""
+    x = job.quantization.rows(x)  # before they are copied
     origin = None if job.source is None else token_of(*job.source)
     if job.slots is None:
         return x if origin is None else x.index_select(0, origin)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .activations import Finish
 from .backends import choose_backend
+from .bitlinear import UNQUANTIZED, Quantization
 from .expert_ffn import Job, Source, Weights, lay_out, run_experts
 from .grouped import Products
 
@@ -33,12 +34,13 @@ class StackedExperts(nn.Module):
         recompute: bool = False,
         fused: bool = False,
         first: int = 0,
+        quantization: Quantization = UNQUANTIZED,
     ) -> None:
         """Makes experts `first` .. `first` + N - 1 of a layer; the others may live in other processes."""
         super().__init__()
         self.num_experts, self.ffn_dim, self.first = num_experts, ffn_dim, first
         self.activation, self.rms_norm, self.dropout = activation, rms_norm, dropout
-        self.backend, self.recompute, self.fused = backend, recompute, fused
+        self.backend, self.recompute, self.fused, self.quantization = backend, recompute, fused, quantization
         inner = 2 * ffn_dim if activation == "swiglu" else ffn_dim
         self.w_in = nn.Parameter(torch.empty(num_experts, inner, d))
         self.w_out = nn.Parameter(torch.empty(num_experts, d, ffn_dim))
@@ -99,9 +101,14 @@ class StackedExperts(nn.Module):
         backend = choose_backend(self.backend, x, [self.w_out.shape[1], self.w_in.shape[1], self.ffn_dim])
         products, slots = lay_out(backend, counts, rows, complete, sizes, most)
         finish = self._finish(products, x)
-        job = Job(products, self.activation, self.fused, finish, self.recompute, source, slots)
+        job = Job(products, self.activation, self.fused, finish, self.recompute, source, slots, self.quantization)
         parameters = (self.w_in, self.b_in, self.w_out, self.b_out, self.norm_weight, self.norm_bias)
-        return run_experts(x, Weights(*(None if p is None else p.to(x.dtype) for p in parameters)), job)
+        weights = Weights(*(None if p is None else self._converted(p, x.dtype) for p in parameters))
+        return run_experts(x, weights, job)
+
+    def _converted(self, parameter: nn.Parameter, dtype: torch.dtype) -> Tensor:
+        """In the rows' dtype, but matrices that are quantised later as they are."""
+        return parameter if self.quantization.weights and parameter.dim() == 3 else parameter.to(dtype)
 
     def _finish(self, products: Products, x: Tensor) -> Finish:
         keep = norm = row_group = None

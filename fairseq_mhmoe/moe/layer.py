@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import stats as layer_stats
+from .bitlinear import UNQUANTIZED, Quantization
 from .config import MoEConfig
 from .dispatch import Plan, combine, count_experts, dispatch, make_plan
 from .exchange import run_by_capacity, run_by_counts, sum_over_ranks
@@ -44,11 +45,12 @@ class MoELayer(nn.Module):
         if config.num_experts % self.group.size:
             raise ValueError(f"{config.num_experts} experts can't be spread evenly over {self.group.size} ranks")
         width = config.d_model
-        self.head = nn.ModuleList(nn.Linear(width, width) for _ in range(config.num_head_layers))
+        linear = config.projection_quantization.linear
+        self.head = nn.ModuleList(linear(width, width) for _ in range(config.num_head_layers))
         self.router = build_router(config)
         self.experts = self._build_experts(*self.group.slice(config.num_experts), config.d_sub, config.ffn_dim)
         self._mark_experts()
-        self.merge = nn.ModuleList(nn.Linear(width, width) for _ in range(config.num_merge_layers))
+        self.merge = nn.ModuleList(linear(width, width) for _ in range(config.num_merge_layers))
         self.shared = self._build_experts(0, 1, width, config.shared_expert_dim) if config.shared_expert_dim else None
         self.reset_parameters()
 
@@ -65,7 +67,7 @@ class MoELayer(nn.Module):
     def _build_experts(self, first: int, end: int, d: int, ffn_dim: int) -> StackedExperts:
         c = self.config
         kind = c.activation, c.bias, c.subln, c.rms_norm, c.activation_dropout
-        how = dict(backend=c.backend, recompute=c.recompute, fused=c.fused_activation)
+        how = dict(backend=c.backend, recompute=c.recompute, fused=c.fused_activation, quantization=c.quantization)
         return StackedExperts(end - first, d, ffn_dim, *kind, **how, first=first)
 
     def reset_parameters(self) -> None:
@@ -100,13 +102,14 @@ class MoELayer(nn.Module):
             y [B, T, D], balance loss [] and router z-loss [] in float32, statistics [N + 3] (see `stats`). Flat
             tensors, since activation checkpointing would cut the losses' gradient out of anything else.
         """
-        sub = split_heads(project(x, self.head), self.config.heads)
+        quantization = self.config.projection_quantization
+        sub = split_heads(project(x, self.head, quantization), self.config.heads)
         sub = sub.to(autocast_dtype(x.device.type) or sub.dtype)
         valid = self.valid_sub_tokens(padding_mask)
         logits = self.router(sub)
         selection = select_experts(logits, self.config, self.training, valid, noise, self.group.size)
         out, statistics = self._run_experts(sub, selection, valid)
-        y = project(merge_heads(out, x.shape), self.merge)
+        y = project(merge_heads(out, x.shape), self.merge, quantization)
         if self.shared is not None:
             y = y + self._run_shared(x)
         over_ranks = self.config.balance_scope == "global" and self.group.world_size > 1
@@ -153,10 +156,10 @@ class MoELayer(nn.Module):
         return self.shared(rows, counts).view_as(x)
 
 
-def project(x: Tensor, layers: nn.ModuleList) -> Tensor:
+def project(x: Tensor, layers: nn.ModuleList, quantization: Quantization = UNQUANTIZED) -> Tensor:
     """[..., D] -> [..., D] through linear layers with ReLU between them (MH-MoE v1, ablation of the MLP's depth)."""
     for i, linear in enumerate(layers):
-        x = linear(x if i == 0 else F.relu(x))
+        x = linear(quantization.enter(x if i == 0 else F.relu(x)))
     return x
 
 

@@ -1,7 +1,7 @@
 """Golden files of whole language models, built through the public model classes (B batch, T length, V vocabulary)."""
 
 import json
-from typing import Any, Dict, Tuple
+from typing import Any, Callable, Dict, Tuple
 
 import numpy as np
 import torch
@@ -110,7 +110,9 @@ def _check_forward(file: Checker, decoder: MoEDecoder) -> Tensor:
     for index, block in enumerate(decoder.layers):
         if block.is_moe:
             block.moe_layer.router.register_forward_hook(lambda _, x, out, i=index: logits_of.update({i: out}))
+    check_quantised = _watch_first_linear(file, decoder) if "aux/quant/layers.0.self_attn.in" in file else lambda: None
     logits, extra = decoder(file.tensor("in/tokens"), return_all_hiddens=True)
+    check_quantised()
     cross_entropy = F.cross_entropy(
         logits.flatten(0, 1), file.tensor("in/target").flatten(), ignore_index=file.meta["pad"]
     )
@@ -126,6 +128,21 @@ def _check_forward(file: Checker, decoder: MoEDecoder) -> Tensor:
         if f"aux/hidden{i}" in file:
             file.output(f"aux/hidden{i}", hidden)
     return loss
+
+
+def _watch_first_linear(file: Checker, decoder: MoEDecoder) -> Callable[[], None]:
+    """Watch what goes through the first block's query projection; returns the comparison for after the forward pass."""
+    attention, seen = decoder.layers[0].self_attn, {}
+    attention.register_forward_pre_hook(lambda _, args: seen.update({"in": args[0]}))
+    attention.q_proj.register_forward_hook(lambda _, args, out: seen.update({"in_q": args[0], "q_proj.out": out}))
+
+    def compare() -> None:
+        weight = attention.q_proj.weight.detach()
+        seen["q_proj.weight_q"] = attention.quantization.matrices(weight, weight.dtype)
+        for name, value in seen.items():
+            file.output(f"aux/quant/layers.0.self_attn.{name}", value)
+
+    return compare
 
 
 def _check_gradients(file: Checker, decoder: MoEDecoder, theirs: Dict[str, Tensor]) -> None:

@@ -16,7 +16,7 @@ AUX_WEIGHT = 0.01
 
 
 def activation_of(name: str) -> str:
-    """"silu (SwiGLU: ...)" -> "swiglu"."""
+    """Ours for "silu (SwiGLU: ...)" is "swiglu"."""
     word = str(name).split()[0]
     if word not in ACTIVATIONS:
         raise CannotCheck(f"activation {name!r}")
@@ -84,6 +84,8 @@ def layer_config(meta: Dict[str, Any], parameters: Dict[str, Tensor]) -> MoEConf
         normalize_gates="before" if normalize else "none",
         eval_capacity_fraction=meta["moe_eval_capacity_token_fraction"],
         batch_prioritized=bool(meta["batch_prioritized_routing"]),
+        input_bits=meta.get("input_bits", 32),
+        weight_bits=meta.get("weight_bits", 32),
     )
     if torchscale and meta["top_k"] == 1:
         fields.update(capacity_factor=float(meta["capacity_factor"]), normalize_gates="none")
@@ -179,8 +181,12 @@ def check_gate(file: Checker) -> None:
     )
     config = MoEConfig.with_compat("published", **fields)
     router = MoELayer(config).router
-    parameters = dict(zip(["embedding", "projection.weight"] if cosine else ["weight"],
-                          ["gate.wg", "gate.wg_reduction.weight"] if cosine else ["gate.wg.weight"]))
+    parameters = dict(
+        zip(
+            ["embedding", "projection.weight"] if cosine else ["weight"],
+            ["gate.wg", "gate.wg_reduction.weight"] if cosine else ["gate.wg.weight"],
+        )
+    )
     router.load_state_dict({ours: file.tensor("param/" + theirs) for ours, theirs in parameters.items()})
     training = meta["mode"] == "train"
     x = file.tensor("in/x").requires_grad_()

@@ -31,6 +31,8 @@ GOOD = dict(d_model=8, num_experts=4, ffn_dim=8)
         (dict(padding="ignored"), "padding='ignored'"),
         (dict(activation_dropout=1.0), "activation_dropout=1.0"),
         (dict(shared_expert_dim=-1), "shared_expert_dim=-1"),
+        (dict(input_bits=4), "input_bits=4.*8 .*or 32"),
+        (dict(weight_bits=2), "weight_bits=2.*1 .*or 32"),
         (dict(backend="cublas"), "backend='cublas'.*loop"),
     ],
 )
