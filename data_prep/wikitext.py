@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from typing import NamedTuple
 
 import mwparserfromhell
 from mwparserfromhell import nodes
@@ -24,6 +25,20 @@ BLOCK_TAGS = frozenset("blockquote|br|center|dd|div|dl|dt|hr|li|ol|p|poem|pre|tr
 # Link targets that show a file or file the page under something, instead of being part of its text.
 DROPPED_NAMESPACES = frozenset("category|file|image|media".split("|"))
 INTERLANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*")
+
+
+class Site(NamedTuple):
+    """What differs between the wikis of two languages, in lower case; English names are understood by all.
+
+    dropped_namespaces: of links that show a file or file the page under something.
+    link_sections: titles of sections that hold lists of links and citations.
+    """
+
+    dropped_namespaces: frozenset[str] = DROPPED_NAMESPACES
+    link_sections: frozenset[str] = LINK_SECTIONS
+
+
+ENGLISH = Site()
 
 # Templates that stand for words of the sentence: name -> text, {1} being the first unnamed argument.
 # All others are boxes, citations and notices.
@@ -76,7 +91,7 @@ BEFORE_PUNCTUATION = re.compile(r" +(?=[,;)]|\.(?:\s|$))")
 TABLE_LINE = re.compile(r"\s*(?:\{\||\|[-}+]?|!)")
 
 
-def plain_text(markup: str) -> str:
+def plain_text(markup: str, site: Site = ENGLISH) -> str:
     """The prose of a page: paragraphs, headings and list items, one a line, without empty lines.
 
     Raises:
@@ -84,9 +99,10 @@ def plain_text(markup: str) -> str:
     """
     try:
         page = mwparserfromhell.parse(markup, skip_style_tags=True)
-    except ParserError as error:
+        text = _without_empty_sections(page, site)
+    except (ParserError, RecursionError) as error:
         raise ValueError(f"wiki markup cannot be parsed: {error}") from None
-    return tidy(_without_empty_sections(page))
+    return tidy(text)
 
 
 def tidy(text: str) -> str:
@@ -103,22 +119,22 @@ def tidy(text: str) -> str:
     return "\n".join(line for line in lines if WORD.search(line))
 
 
-def _without_empty_sections(page: Wikicode) -> str:
+def _without_empty_sections(page: Wikicode, site: Site) -> str:
     """Text of a page, less its link sections and the headings with nothing under them."""
     # (level, title, text) in order; the lead section has level 0 and no title
     sections = [(0, "", [])]
     for node in page.nodes:
         if isinstance(node, nodes.Heading):
-            sections.append((node.level, _text_of(node.title).strip(), []))
+            sections.append((node.level, _text_of(node.title, site).strip(), []))
         else:
-            sections[-1][2].append(_node_text(node))
+            sections[-1][2].append(_node_text(node, site))
 
     kept = []
     skipped_level = None
     for level, title, parts in sections:
         if skipped_level is not None and level > skipped_level:
             continue
-        skipped_level = level if title.lower() in LINK_SECTIONS else None
+        skipped_level = level if title.lower() in site.link_sections else None
         if skipped_level is None:
             kept.append((level, title, "".join(parts)))
 
@@ -136,54 +152,54 @@ def _without_empty_sections(page: Wikicode) -> str:
     return "\n".join(reversed(lines))
 
 
-def _text_of(code: Wikicode | None) -> str:
-    return "" if code is None else "".join(_node_text(node) for node in code.nodes)
+def _text_of(code: Wikicode | None, site: Site) -> str:
+    return "" if code is None else "".join(_node_text(node, site) for node in code.nodes)
 
 
-def _node_text(node: nodes.Node) -> str:
+def _node_text(node: nodes.Node, site: Site) -> str:
     if isinstance(node, nodes.Text):
         return node.value
     if isinstance(node, nodes.HTMLEntity):
         return node.normalize()
     if isinstance(node, nodes.Wikilink):
-        return _link_text(node)
+        return _link_text(node, site)
     if isinstance(node, nodes.ExternalLink):
-        return _text_of(node.title) if node.brackets else str(node.url)
+        return _text_of(node.title, site) if node.brackets else str(node.url)
     if isinstance(node, nodes.Template):
-        return _template_text(node)
+        return _template_text(node, site)
     if isinstance(node, nodes.Tag):
-        return _tag_text(node)
+        return _tag_text(node, site)
     if isinstance(node, nodes.Heading):
-        return f"\n{_text_of(node.title).strip()}\n"
+        return f"\n{_text_of(node.title, site).strip()}\n"
     return ""  # comments, and arguments of templates' own pages
 
 
-def _link_text(link: nodes.Wikilink) -> str:
+def _link_text(link: nodes.Wikilink, site: Site) -> str:
     target = str(link.title).strip()
     namespace = target.partition(":")[0].strip().lower() if ":" in target else ""
-    if namespace in DROPPED_NAMESPACES:
+    if namespace in site.dropped_namespaces:
         return ""
     if link.text is not None:
-        return _text_of(link.text)
+        return _text_of(link.text, site)
     if INTERLANGUAGE.fullmatch(namespace):
         return ""
-    return _text_of(link.title).lstrip(":")
+    return _text_of(link.title, site).lstrip(":")
 
 
-def _template_text(template: nodes.Template) -> str:
+def _template_text(template: nodes.Template, site: Site) -> str:
     name = str(template.name).strip().lower()
     # {{lang-fr|...}} shows a label of the language that nothing here knows; its text is enough
     pattern = "{1}" if name.startswith("lang-") else TEMPLATE_TEXT.get(name, "")
-    return re.sub(r"\{(\d)\}", lambda match: _argument(template, match[1]), pattern)
+    return re.sub(r"\{(\d)\}", lambda match: _argument(template, match[1], site), pattern)
 
 
-def _argument(template: nodes.Template, name: str) -> str:
-    return _text_of(template.get(name).value).strip() if template.has(name) else ""
+def _argument(template: nodes.Template, name: str, site: Site) -> str:
+    return _text_of(template.get(name).value, site).strip() if template.has(name) else ""
 
 
-def _tag_text(tag: nodes.Tag) -> str:
+def _tag_text(tag: nodes.Tag, site: Site) -> str:
     name = str(tag.tag).strip().lower()
     if name in DROPPED_TAGS:
         return ""
-    text = _text_of(tag.contents)
+    text = _text_of(tag.contents, site)
     return f"\n{text}\n" if name in BLOCK_TAGS and not tag.wiki_markup else text

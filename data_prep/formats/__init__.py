@@ -10,7 +10,8 @@ from data_prep.opening import ENDINGS, open_input
 __all__ = ["FORMATS", "Format", "Record", "Rejected", "format_of"]
 
 HEAD = 1 << 14
-MODULES = ("jsonl", "text", "wikipedia", "wikiextractor", "po", "mediawiki_i18n")
+# the particular before the general: the first that recognizes a file has it
+MODULES = ("wikipedia", "wikiextractor", "po", "mediawiki_i18n", "jsonl", "text")
 
 
 def _collect() -> dict[str, Format]:
@@ -37,12 +38,11 @@ def format_of(path: Path) -> str:
         return fitting[0].name
     with open_input(path) as stream:
         head = stream.read(HEAD)
-    candidates = fitting or FORMATS.values()
-    recognized = [format.name for format in candidates if format.recognizes and format.recognizes(head)]
-    if len(recognized) == 1:
-        return recognized[0]
+    for format in fitting or FORMATS.values():
+        if format.recognizes and format.recognizes(head):
+            return format.name
     silent = [format.name for format in fitting if not format.recognizes]
-    if not recognized and len(silent) == 1:
+    if len(silent) == 1:
         return silent[0]
     raise ValueError(
         f"{path}: neither the name nor the first bytes tell its format; "

@@ -18,7 +18,7 @@ TEXT_KEYS = ("text", "content", "raw_content_lines")
 SOURCE_KEYS = ("red_pajama_subset",)
 META_SOURCE_KEYS = ("redpajama_set_name", "pile_set_name", "source")
 LAST_SOURCE_KEYS = ("source",)
-NO_NAME = re.compile(r"[^\w.-]+")
+NO_NAME = re.compile(r"[^A-Za-z0-9._+-]+")
 LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*")
 MAX_NAME = 64
 
@@ -36,10 +36,11 @@ def read(stream: BinaryIO, name: str) -> Iterator[Record]:
         if line is None:
             yield Rejected("too_long", f"line {number}")
         elif line and not line.isspace():
-            yield _to_record(line, number)
+            yield to_record(line, number)
 
 
-def _to_record(line: bytes, number: int) -> Record:
+def to_record(line: bytes, number: int) -> Record:
+    """The document of one line, or why it is none; the id is the line's number."""
     position = f"line {number}"
     try:
         entry = parse_json(line)
@@ -112,12 +113,16 @@ def source_name(value: Any) -> str:
     """
     if not isinstance(value, str) or "://" in value:
         return ""
-    return NO_NAME.sub("_", value.partition("/")[0].strip()).lstrip(".")[:MAX_NAME]
+    return NO_NAME.sub("_", value.partition("/")[0].strip()).lstrip("._+-")[:MAX_NAME]
 
 
 def _first_string(*values: Any) -> str:
-    text = next((value for value in values if isinstance(value, str)), "")
-    return text.encode("utf-8", "ignore").decode()
+    return writable(next((value for value in values if isinstance(value, str)), ""))
+
+
+def writable(text: str) -> str:
+    """The text without lone surrogates, which no UTF-8 file can hold."""
+    return text.encode("utf-8", "ignore").decode("utf-8")
 
 
 def recognizes(head: bytes) -> bool:
