@@ -23,6 +23,7 @@ from fairseq_mhmoe.integration import (
     resume,
     token_checks,
     user_dir,
+    weight_decay,
 )
 
 
@@ -47,6 +48,7 @@ def install():
         resume,
         token_checks,
         user_dir,
+        weight_decay,
         errors,
     ):
         concern.install()
