@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from data_prep.tokenizers.dictionary import FAIRSEQ_SPECIALS
 from data_prep.tokenizers.windows import windows
+
+logger = logging.getLogger(__name__)
 
 CL100K = "cl100k_base"
 CL100K_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
@@ -39,7 +42,10 @@ def load_ranks(name_or_path: str | Path) -> tuple[dict[bytes, int], bytes]:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"no tiktoken file {path} ({error.strerror}); give a .tiktoken file or {CL100K}") from None
-    return _parse(path, content), content
+    ranks = _parse(path, content)
+    if not is_cl100k(content):
+        logger.warning(f"{path} is not the published {CL100K}; its text is cut by the rules of {CL100K} nevertheless")
+    return ranks, content
 
 
 def is_cl100k(content: bytes) -> bool:

@@ -1,9 +1,15 @@
-"""Text in and out of token ids with a SentencePiece model, in the form that fairseq's programs call a BPE."""
+"""Text in and out of token ids with the data's tokenizer, in the form that fairseq's programs call a BPE."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
 from fairseq.data import Dictionary
+
+from data_prep.tokenizers.dictionary import FAIRSEQ_SPECIALS, symbol_of
+from data_prep.tokenizers.ranks import RankEncoding, load_ranks
+
+UNKNOWN = "\ufffd".encode()
 
 
 class SentencePieceText:
@@ -21,22 +27,59 @@ class SentencePieceText:
             self.processor.Load(str(path))
         except (RuntimeError, OSError) as error:
             raise ValueError(f"{path} is no SentencePiece model: {error}") from None
-        pieces = (
+        pieces = [
             self.processor.IdToPiece(index)
             for index in range(len(self.processor))
             if not (self.processor.IsControl(index) or self.processor.IsUnknown(index))
-        )
-        missing = [piece for piece in pieces if piece not in dictionary]
-        if missing:
-            raise ValueError(
-                f"wrong vocabulary: the dictionary lacks {len(missing)} pieces of {path}, {missing[0]!r} the first; "
-                "use the model that the data was prepared with"
-            )
+        ]
+        _check(map(symbol_of, pieces), dictionary, path)
+        # the few that dict.txt writes in another way
+        self._symbols = {piece: symbol_of(piece) for piece in pieces if symbol_of(piece) != piece}
+        self._pieces = {symbol: piece for piece, symbol in self._symbols.items()}
 
     def encode(self, text: str) -> str:
-        """Pieces of a text, with spaces between."""
-        return " ".join(self.processor.EncodeAsPieces(text))
+        """Symbols of a text's pieces, with spaces between."""
+        return " ".join(self._symbols.get(piece, piece) for piece in self.processor.EncodeAsPieces(text))
 
-    def decode(self, pieces: str) -> str:
-        """Text of such pieces."""
-        return self.processor.DecodePieces(pieces.split(" "))
+    def decode(self, symbols: str) -> str:
+        """Text of such symbols."""
+        return self.processor.DecodePieces([self._pieces.get(symbol, symbol) for symbol in symbols.split(" ")])
+
+
+class TiktokenText:
+    """Encode text to ranks of tiktoken's cl100k_base, or of a .tiktoken file, and decode ranks to text.
+
+    The dictionary's symbols are the ranks as decimal numbers. Unknown symbols, and ranks that are only a part of a
+    character, decode to U+FFFD; fairseq's other special symbols to nothing.
+
+    Raises:
+        ValueError: no such file, it can't be had without a network, or it has ranks that the dictionary lacks.
+    """
+
+    def __init__(self, name_or_path: str | Path, dictionary: Dictionary):
+        ranks, _ = load_ranks(name_or_path)
+        self._ranks = set(map(str, ranks.values()))
+        _check(self._ranks, dictionary, name_or_path)
+        self._encoding = RankEncoding(ranks)
+
+    def encode(self, text: str) -> str:
+        """Ranks of a text, with spaces between."""
+        return " ".join(map(str, self._encoding.encode(text).tolist()))
+
+    def decode(self, symbols: str) -> str:
+        """Text of such ranks."""
+        return b"".join(map(self._bytes_of, symbols.split())).decode("utf-8", errors="replace")
+
+    def _bytes_of(self, symbol: str) -> bytes:
+        if symbol in self._ranks:
+            return self._encoding.decode([int(symbol)])
+        return b"" if symbol in FAIRSEQ_SPECIALS and symbol != "<unk>" else UNKNOWN
+
+
+def _check(symbols: Iterable[str], dictionary: Dictionary, tokenizer: str | Path) -> None:
+    missing = [symbol for symbol in symbols if symbol not in dictionary]
+    if missing:
+        raise ValueError(
+            f"wrong vocabulary: the dictionary lacks {len(missing)} pieces of {tokenizer}, for example {missing[0]!r}; "
+            "use the model that the data was prepared with"
+        )
