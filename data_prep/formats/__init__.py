@@ -1,9 +1,8 @@
 """File formats of corpora: each module reads one, `FORMATS` holds them by name, `format_of` finds a file's."""
 
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
+from data_prep.formats import jsonl, mediawiki_i18n, po, text, wikiextractor, wikipedia
 from data_prep.formats.base import Format, Record, Rejected
 from data_prep.opening import ENDINGS, open_input
 
@@ -11,16 +10,8 @@ __all__ = ["FORMATS", "Format", "Record", "Rejected", "format_of"]
 
 HEAD = 1 << 14
 # the particular before the general: the first that recognizes a file has it
-MODULES = ("wikipedia", "wikiextractor", "po", "mediawiki_i18n", "jsonl", "text")
-
-
-def _collect() -> dict[str, Format]:
-    names = [f"{__name__}.{module}" for module in MODULES]
-    formats = [import_module(name).FORMAT for name in names if find_spec(name)]
-    return {format.name: format for format in formats}
-
-
-FORMATS: dict[str, Format] = _collect()
+MODULES = (wikipedia, wikiextractor, po, mediawiki_i18n, jsonl, text)
+FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in MODULES}
 
 
 def format_of(path: Path) -> str:

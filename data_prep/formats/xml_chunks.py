@@ -46,9 +46,9 @@ def _foreign_encoding(head: bytes, name: str) -> str | None:
         return None
     encoding = declared[1].decode("ascii")
     try:
-        b"".decode(encoding)  # refuses codecs that are not of text
+        b" ".decode(encoding, "ignore")  # refuses codecs that are not of text
         found = codecs.lookup(encoding).name
-    except LookupError:
+    except (LookupError, UnicodeError):
         raise DamagedFile(
             f"{name}: line 1: unknown encoding {encoding!r}; correct the XML declaration or convert the file to UTF-8"
         ) from None
