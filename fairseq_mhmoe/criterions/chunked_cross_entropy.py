@@ -35,10 +35,7 @@ def chunked_cross_entropy(
     Returns:
         the sum or [S]; float32, float64 if the features are.
     """
-    kind = features.device.type
-    if torch.is_autocast_enabled(kind):  # a Function is not told; the output layer would compute in this type
-        half = torch.get_autocast_dtype(kind)
-        features, weight = features.to(half), weight.to(half)
+    features, weight = in_autocasts_type(features, weight)
     if LinearCrossEntropyOptions is not None and features.dtype not in HALF:
         return F.linear_cross_entropy(
             features,
@@ -51,6 +48,27 @@ def chunked_cross_entropy(
     return own_chunked_cross_entropy(features, weight, target, ignore_index, chunk, reduce)
 
 
+def in_autocasts_type(features: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor]:
+    """Both as the output layer would take them; a Function is not told."""
+    kind = features.device.type
+    if not torch.is_autocast_enabled(kind):
+        return features, weight
+    half = torch.get_autocast_dtype(kind)
+    return features.to(half), weight.to(half)
+
+
+def chunked_sum_and_losses(
+    features: Tensor, weight: Tensor, target: Tensor, ignore_index: int, chunk: int
+) -> Tuple[Tensor, Tensor]:
+    """(the sum of `chunked_cross_entropy`, the losses [S] that it is made of, without gradient); always ours."""
+    features, weight = in_autocasts_type(features, weight)
+    ignored = target.eq(ignore_index)
+    if features.dtype == torch.float16 or not torch.is_grad_enabled():
+        losses = _GradientInBackward.apply(features, weight, target, chunk).masked_fill(ignored, 0)
+        return losses.sum(), losses.detach()
+    return _GradientInForward.apply(features, weight, target, chunk, ~ignored)
+
+
 def own_chunked_cross_entropy(
     features: Tensor, weight: Tensor, target: Tensor, ignore_index: int, chunk: int, reduce: bool = True
 ) -> Tensor:
@@ -59,24 +77,26 @@ def own_chunked_cross_entropy(
     float16 needs the loss scale in the gradient of the logits, which is known in the backward pass only; so its logits
     are computed twice.
     """
-    ignored = target.eq(ignore_index)
-    if not reduce or features.dtype == torch.float16 or not torch.is_grad_enabled():
-        losses = _GradientInBackward.apply(features, weight, target, chunk).masked_fill(ignored, 0)
-        return losses.sum() if reduce else losses
-    return _GradientInForward.apply(features, weight, target, chunk, ~ignored)
+    if reduce:
+        return chunked_sum_and_losses(features, weight, target, ignore_index, chunk)[0]
+    return _GradientInBackward.apply(features, weight, target, chunk).masked_fill(target.eq(ignore_index), 0)
 
 
 class _GradientInForward(torch.autograd.Function):
-    """Sum of the losses of the counted [S]; the logits of a chunk give its loss and its gradient at once."""
+    """Sum of the losses of the counted [S], and these; the logits of a chunk give its loss and its gradient at once."""
 
     @staticmethod
-    def forward(ctx, features: Tensor, weight: Tensor, target: Tensor, chunk: int, counted: Tensor) -> Tensor:
+    def forward(
+        ctx, features: Tensor, weight: Tensor, target: Tensor, chunk: int, counted: Tensor
+    ) -> Tuple[Tensor, Tensor]:
         losses, *gradients = _losses_and_gradients(features, weight, target, chunk, scale=counted)
         ctx.save_for_backward(*gradients)
-        return losses.masked_fill_(~counted, 0).sum()
+        losses.masked_fill_(~counted, 0)
+        ctx.mark_non_differentiable(losses)
+        return losses.sum(), losses
 
     @staticmethod
-    def backward(ctx, scale: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx, scale: Tensor, _: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
         of_features, of_weight = ctx.saved_tensors
         return of_features * scale, of_weight * scale, None, None, None
 

@@ -10,8 +10,9 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
-from fairseq_mhmoe.criterions.chunked_cross_entropy import chunked_cross_entropy
+from fairseq_mhmoe.criterions.chunked_cross_entropy import chunked_cross_entropy, chunked_sum_and_losses
 from fairseq_mhmoe.criterions.moe_metrics import log_losses, log_routing
+from fairseq_mhmoe.criterions.source_metrics import log_sources, source_sums
 
 COMBINE_METHODS = ("sum", "average")
 DEFAULT_GATE_LOSS_WEIGHT = 0.01
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 @dataclass
 class MoECrossEntropyConfig(FairseqDataclass):
     """Options of the criterion."""
+
     moe_gate_loss_wt: float = field(
         default=DEFAULT_GATE_LOSS_WEIGHT,
         metadata={"help": "weight of the load-balancing loss in training; 0 leaves it out"},
@@ -95,6 +97,7 @@ class MoECrossEntropy(FairseqCriterion):
         self.log_expert_load = moe_log_expert_load
         self.chunk = cross_entropy_chunk if chunked_cross_entropy else None
         self.sentence_avg = sentence_avg
+        self.task = task
         self.warned_dense = False
 
     def forward(self, model, sample, reduce=True):
@@ -109,11 +112,11 @@ class MoECrossEntropy(FairseqCriterion):
         """
         if self.chunk is None:
             net_output = model(**sample["net_input"])
-            nll = self.cross_entropy(model, net_output, sample, reduce)
+            nll, losses = self.cross_entropy(model, net_output, sample, reduce)
         else:
             weight = output_weight(model)
             net_output = model(**sample["net_input"], features_only=True)
-            nll = self.chunked(model, net_output, weight, sample, reduce)
+            nll, losses = self.chunked(model, net_output, weight, sample, reduce)
         extra = net_output[1] or {}
         sentences = sample.get("nsentences", sample["target"].size(0))
         sample_size = sentences if self.sentence_avg else sample["ntokens"]
@@ -124,6 +127,9 @@ class MoECrossEntropy(FairseqCriterion):
             "nsentences": sentences,
             "sample_size": sample_size,
         }
+        if losses is not None:
+            names = getattr(self.task, "source_names", ())
+            logging_output.update(source_sums(losses, sample, self.padding_idx, names))
         if extra.get("l_aux"):
             gate_loss, z_loss = self.combine(extra["l_aux"]), self.combine(extra["z_loss"])
             if self.training and reduce:
@@ -139,21 +145,24 @@ class MoECrossEntropy(FairseqCriterion):
         return loss, sample_size, logging_output
 
     def cross_entropy(self, model, net_output, sample, reduce):
-        """Sum over the targets that are no padding, or [B * T] one by one."""
+        """(sum over the targets that are no padding, or [B * T] one by one; the latter without gradient or None)."""
         log_probs = model.get_normalized_probs(net_output, log_probs=True)
         target = model.get_targets(sample, net_output).view(-1)
-        return F.nll_loss(
-            log_probs.view(target.size(0), -1),
-            target,
-            ignore_index=self.padding_idx,
-            reduction="sum" if reduce else "none",
-        )
+        log_probs = log_probs.view(target.size(0), -1)
+        nll = F.nll_loss(log_probs, target, ignore_index=self.padding_idx, reduction="sum" if reduce else "none")
+        if not has_sums(sample):
+            return nll, None
+        return nll, -log_probs.detach().gather(1, target.unsqueeze(1)).squeeze(1)
 
     def chunked(self, model, net_output, weight, sample, reduce):
         """As cross_entropy, from features [B, T, D] and the output layer's weight [V, D]."""
         features = net_output[0].flatten(0, 1)
         target = model.get_targets(sample, net_output).view(-1)
-        return chunked_cross_entropy(features, weight, target, self.padding_idx, self.chunk, reduce)
+        inputs = features, weight, target, self.padding_idx, self.chunk
+        if has_sums(sample) and reduce:
+            return chunked_sum_and_losses(*inputs)
+        nll = chunked_cross_entropy(*inputs, reduce)
+        return nll, nll.detach() if has_sums(sample) else None
 
     def combine(self, losses):
         """One scalar out of one per MoE layer."""
@@ -192,14 +201,20 @@ class MoECrossEntropy(FairseqCriterion):
 
     @staticmethod
     def reduce_metrics(logging_outputs):
-        """Makes ratios of the sums: losses in bits per token, then the routing of every MoE layer."""
+        """Makes ratios of the sums: losses in bits per token, those of sources, the routing of every MoE layer."""
         log_losses(logging_outputs)
+        log_sources(logging_outputs)
         log_routing(logging_outputs)
 
     @staticmethod
     def logging_outputs_can_be_summed():
         """All of them are sums."""
         return True
+
+
+def has_sums(sample):
+    """Whether a batch tells sources or bytes, of which the log has sums."""
+    return "source" in sample or "nbytes" in sample
 
 
 def output_weight(model):

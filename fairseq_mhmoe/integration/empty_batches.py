@@ -54,4 +54,7 @@ def blank_batch(sample, pad):
     if "src_lengths" in net_input:
         net_input["src_lengths"] = torch.zeros_like(net_input["src_lengths"])
     target = torch.full_like(sample["target"], pad)
-    return {**sample, "net_input": net_input, "target": target, "ntokens": 0, "nsentences": 0}
+    blank = {**sample, "net_input": net_input, "target": target, "ntokens": 0, "nsentences": 0}
+    if "nbytes" in sample:
+        blank["nbytes"] = torch.zeros_like(sample["nbytes"])
+    return blank

@@ -4,6 +4,7 @@
 * `--fp16` flattens gradients on the current CUDA device, also where there is none.
 * After an overflow of float16 the trainer makes a CUDA tensor to skip the step, which fails without CUDA.
 * `--amp` does nothing on the CPU, and says so only through torch's warning about its scaler.
+* A batch's counts of bytes become half precision with the rest: rounded, or infinite beyond 65,504.
 * Biases that a model goes without are reported as parameters that it shares.
 """
 
@@ -24,6 +25,7 @@ def install():
     """Installs the hooks of this file."""
     wrap(options, "parse_args_and_arch", parse_args_for_this_machine)
     wrap(trainer.Trainer, "train_step", skip_without_cuda)
+    wrap(trainer.Trainer, "_fp_convert_sample", convert_sample)
     wrap(trainer, "_catalog_shared_params", catalog_shared_params)
 
 
@@ -54,6 +56,14 @@ def skip_without_cuda(original, self, samples, raise_oom=False):
     metrics.log_scalar("loss_scale", self.optimizer.scaler.loss_scale, priority=700, round=4, weight=0)
     metrics.log_stop_time("train_wall")
     return None
+
+
+def convert_sample(original, self, sample):
+    """A batch in the precision of the model, with its counts of bytes as they are."""
+    converted = original(self, sample)
+    if "nbytes" in sample:
+        converted["nbytes"] = sample["nbytes"]
+    return converted
 
 
 def catalog_shared_params(original, module, memo=None, prefix=""):

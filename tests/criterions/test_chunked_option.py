@@ -93,9 +93,12 @@ def test_losses_and_gradients_are_those_without_the_option(task, sample, options
 
 
 def test_a_batch_of_pads_alone_counts_for_nothing(task, model, sample):
-    blank = blank_batch(sample, task.target_dictionary.pad())
+    task = SimpleNamespace(**vars(task), source_names=["a", "b"])
+    more = {"source": torch.tensor([1, 0, 1]), "nbytes": torch.tensor([70.0, 50.0, 10.0])}
+    blank = blank_batch({**sample, **more}, task.target_dictionary.pad())
     loss, output, gradients = losses(task, model, blank)
     assert loss == 0 and output["nll_loss"] == 0
+    assert output["source_sums:a,b"].tolist() == [[0, 0]] * 3
     assert not any(gradient.any() for gradient in gradients.values())
 
 
@@ -105,6 +108,23 @@ def test_the_model_is_not_asked_for_logits(task, model, sample, monkeypatch, tra
     losses(task, model, sample, training)
     with pytest.raises(NotImplementedError):
         losses(task, model, sample, training, chunked_cross_entropy=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("reduce", [True, False])
+def test_sums_by_source_are_those_without_the_option(task, model, sample, dtype, training, reduce):
+    task = SimpleNamespace(**vars(task), source_names=["a", "b"])
+    sample = {**sample, "source": torch.tensor([1, 0, 1]), "nbytes": torch.tensor([70.0, 50.0, 10.0])}
+    model = model.to(dtype)
+    loss, output, gradients = losses(task, model, sample, training, reduce)
+    plain, expected, _ = losses(task, model, sample, training, reduce, chunked_cross_entropy=False)
+    torch.testing.assert_close(output["source_sums:a,b"], expected["source_sums:a,b"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(loss, plain, rtol=1e-6, atol=1e-6)
+    assert output["source_sums:a,b"][1:].tolist() == [[5, 8], [50, 80]]
+    without = losses(task, model, {k: v for k, v in sample.items() if k not in ("source", "nbytes")}, training, reduce)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, without[2][name], rtol=1e-5, atol=1e-7)
 
 
 def test_the_chunk_is_that_of_the_option(task, model, sample, monkeypatch):

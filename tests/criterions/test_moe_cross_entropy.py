@@ -62,7 +62,7 @@ def sample():
 
 
 def criterion(training=True, **options):
-    task = types.SimpleNamespace(target_dictionary=types.SimpleNamespace(pad=lambda: PAD))
+    task = types.SimpleNamespace(target_dictionary=types.SimpleNamespace(pad=lambda: PAD), source_names=["en", "de"])
     return MoECrossEntropy(task, **{**OPTIONS, **options}).train(training)
 
 
@@ -123,6 +123,28 @@ def test_logging_outputs_are_sums_without_gradient(sample):
     assert output["ntokens"] == TOKENS
     assert not any(torch.is_tensor(value) and value.requires_grad for value in output.values())
     assert MoECrossEntropy.logging_outputs_can_be_summed()
+
+
+@pytest.mark.parametrize("reduce", [True, False])
+def test_sources_change_neither_loss_nor_gradients(sample, reduce):
+    results = []
+    for more in ({}, {"source": torch.tensor([1, 0]), "nbytes": torch.tensor([6.0, 4.0])}):
+        model = FixedModel()
+        loss, _, output = criterion(moe_gate_loss_wt=0.1)(model, {**sample, **more}, reduce)
+        loss.sum().backward()
+        results.append((loss, model.logits.grad, model.aux.grad if reduce else None, output))
+    (loss, *gradients, without), (found, *found_gradients, output) = results
+    assert torch.equal(loss, found)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(gradients, found_gradients))
+    sums = output.pop("source_sums:en,de")
+    assert output.keys() == without.keys() and not sums.requires_grad
+    assert sums[0].sum() == pytest.approx(nll_by_hand(model).item(), rel=1e-6)
+    assert sums[1:].tolist() == [[2, 3], [4, 6]]
+
+
+def test_bytes_without_sources_are_logged_for_all(sample):
+    _, _, output = criterion()(FixedModel(), {**sample, "nbytes": torch.tensor([6.0, 4.0])})
+    assert output["source_sums:"][1:].tolist() == [[TOKENS], [10]]
 
 
 @pytest.mark.parametrize("weight", [-0.01, math.nan, math.inf])

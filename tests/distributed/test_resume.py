@@ -22,10 +22,11 @@ SETTINGS = dict(
     ema_decay=0.9,
     ema_update_freq=2,
 )
+SPARE = dict(weight_decay=0.3, no_weight_decay_on="norm,bias,router")
 # (ranks, more options)
 CASES = {
-    "float32": (2, {}),
-    "bfloat16": (2, {"bf16": True, "ema_fp32": True}),
+    "float32": (2, SPARE),
+    "bfloat16": (2, {"bf16": True, "ema_fp32": True, **SPARE}),
     "memory-efficient bfloat16": (2, {"memory_efficient_bf16": True, "bf16": True}),
     "two copies of the experts": (4, {"moe_expert_parallel_size": 2}),
 }
@@ -80,8 +81,8 @@ def test_every_update_has_the_same_loss_and_gradient_norm(straight_and_resumed):
 BATCHES = 12
 CHAIN = ((1, 2), (2, 4), (4, 6), (1, 8), (3, 10))  # (ranks, last update)
 OPTIMIZERS = {
-    "sgd": dict(optimizer="sgd", momentum=0.9, lr=0.2),
-    "adam": dict(optimizer="adam", lr=0.003, store_ema=True, ema_decay=0.9),
+    "sgd": dict(optimizer="sgd", momentum=0.9, lr=0.2, **SPARE),
+    "adam": dict(optimizer="adam", lr=0.003, store_ema=True, ema_decay=0.9, **SPARE),
 }
 
 

@@ -49,3 +49,11 @@ def test_only_parameters_that_exist_are_shared():
     assert trainer._catalog_shared_params(model) == []
     model[1].weight = model[0].weight
     assert trainer._catalog_shared_params(model) == [["0.weight", "1.weight"]]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [((), "float32"), (("--bf16",), "bfloat16"), (("--fp16",), "float16")])
+def test_counts_of_bytes_stay_exact(make_trainer, precision, dtype):
+    sample = {"nbytes": torch.tensor([70001.0, 3.0]), "weights": torch.ones(2)}
+    converted = make_trainer(*precision)._fp_convert_sample(sample)
+    assert converted["nbytes"].tolist() == [70001, 3]
+    assert converted["weights"].dtype == getattr(torch, dtype)

@@ -1,4 +1,4 @@
-"""Figures of single MoE layers stay out of the progress line, and only out of that."""
+"""Figures of single MoE layers and most of single sources stay out of the progress line, and only out of that."""
 
 import json
 import logging
@@ -23,3 +23,11 @@ def test_the_simple_line_has_averages_only(caplog):
 
 def test_json_has_every_layer(caplog):
     assert set(json.loads(line(caplog, "json"))) == {f"train_{key}" for key in STATS}
+
+
+def test_the_simple_line_has_the_perplexity_of_a_few_sources(caplog, monkeypatch):
+    few = {f"src_s{number}_{figure}": 2.0 for number in range(8) for figure in ("loss", "ppl", "tokens")}
+    monkeypatch.setitem(globals(), "STATS", few)
+    assert line(caplog, "simple") == "test | " + " | ".join(f"src_s{number}_ppl 2" for number in range(8))
+    monkeypatch.setitem(globals(), "STATS", {"loss": 3.25, **few, "src_s8_ppl": 2.0})
+    assert line(caplog, "simple") == "test | loss 3.25"
