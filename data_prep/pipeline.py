@@ -1,207 +1,128 @@
-"""The stages from raw files to a prepared folder, on datatrove; killed at any point, the next call goes on.
+"""Prepare a corpus: what was begun is gone on with, what is complete is left alone; the manifest comes last.
 
 OUTPUT/work/<fingerprint of inputs and settings>/ holds each stage's result and datatrove's marks of finished tasks.
 Every input file is one task and one shard, so the result doesn't depend on how the work was spread.
-OUTPUT/manifest.json is written last: without it the folder is not finished.
 """
 
 import fcntl
 import hashlib
 import json
-import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import multiprocess
-from datatrove.executor import LocalPipelineExecutor
-from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.filters.base_filter import BaseFilter
-from datatrove.pipeline.readers import JsonlReader
-from datatrove.pipeline.writers import JsonlWriter
 from datatrove.utils.logging import logger
 
-from data_prep.fairseq_index import FairseqIndexStep, merge_shards, token_dtype
-from data_prep.files import copy, sha256_of, write_text
-from data_prep.manifest import (
-    DICTIONARY,
-    MANIFEST,
-    MODEL,
-    build_manifest,
-    read_complete,
-    stage_totals,
-    write_manifest,
-)
-from data_prep.splits import SPLITS, SplitByDocument
-from data_prep.vocabulary import (
-    FAIRSEQ_SPECIALS,
-    SentencePieceTrainer,
-    dictionary_text,
-    fairseq_ids,
-    load_sentencepiece,
-)
+from data_prep.executors import Executor, run_stages
+from data_prep.formats import FORMATS
+from data_prep.manifest import read_complete
+from data_prep.recipe import InputFile, Recipe, Settings
+from data_prep.stages import make_stages
+from data_prep.tokenizers import load_tokenizer, save_tokenizer
 
 # To be raised when the same inputs and settings give other bytes than before.
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
 # Libraries that decide bytes of the output.
-LIBRARIES = ("mwparserfromhell", "sentencepiece")
+LIBRARIES = ("mwparserfromhell", "polib", "sentencepiece", "tiktoken")
+# What of a file tells it from others before it is read: its size, and so many pieces of it at even distances.
+PIECE, PIECES = 1 << 18, 64
+# Settings that decide the manifest or where files are cut, but no intermediate result.
+LATE_SETTINGS = ("allow_damaged_files", "shard_tokens")
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """What to prepare.
-
-    name, license, attribution: for the manifest. files: the input files, in the order of their names.
-    reader: datatrove step that makes documents of these files, one file per task, with a `title` in their metadata.
-    cleaner: filter that makes clean text of a document or rejects it with a reason.
-    """
-
-    name: str
-    license: str
-    attribution: str
-    files: Sequence[Path]
-    reader: PipelineStep
-    cleaner: BaseFilter
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Numbers that decide what the output is.
-
-    vocab_size: pieces of the vocabulary, special ones included. seed: of the split.
-    valid_share, test_share: expected shares of the documents. min_chars: shorter documents are rejected.
-    """
-
-    vocab_size: int = 8000
-    seed: int = 0
-    valid_share: float = 0.05
-    test_share: float = 0.05
-    min_chars: int = 200
-
-    def __post_init__(self):
-        if self.vocab_size < 300:
-            raise ValueError(
-                f"vocab_size is {self.vocab_size}; expected 300 or more: 4 special and 256 byte pieces are always there"
-            )
-        if min(self.valid_share, self.test_share) < 0 or self.valid_share + self.test_share >= 1:
-            raise ValueError(
-                f"valid_share {self.valid_share} and test_share {self.test_share} must be 0 or more and leave a rest "
-                "for training"
-            )
-
-
-def prepare(corpus: Corpus, settings: Settings, output: Path) -> dict:
+def prepare(recipe: Recipe, settings: Settings, output: Path, executor: Executor | None = None) -> dict:
     """Make OUTPUT a prepared folder and return its manifest; what is already there is used again.
 
-    The result is the same, byte for byte, however often and wherever earlier calls were interrupted.
+    The result is the same, byte for byte, however often and wherever earlier calls were interrupted, and whatever
+    executor (default: local, all cores) runs the stages. With Slurm, or in a dry run: submits or prints the stages,
+    unless the folder is complete, and returns {}.
 
     Raises:
-        ValueError: an input is damaged, or the text is too little for the vocabulary or for three splits.
-        RuntimeError: another call works on the same folder, or intermediate files were tampered with.
+        ValueError: an input is damaged or missing, or the text is too little for the vocabulary or for the splits.
+        RuntimeError: another call works on the same folder, tasks failed on a cluster, or intermediate files were
+            tampered with.
     """
-    sources = [{"file": path.name, "size": path.stat().st_size, "sha256": sha256_of(path)} for path in corpus.files]
-    fingerprint = _fingerprint(corpus, settings, sources)
+    executor = executor or Executor()
+    _check_inputs(recipe)
+    inputs = [_describe(file) for file in recipe.inputs]
+    tokenizer = load_tokenizer(settings.tokenizer) if settings.tokenizer is not None else None
+    shape = asdict(settings)
+    shape["tokenizer"] = tokenizer and hashlib.sha256(tokenizer.content).hexdigest()
+    late = {name: shape.pop(name) for name in LATE_SETTINGS}
+    libraries = {name: version(name) for name in LIBRARIES}
+    early = _hash([PIPELINE_VERSION, libraries, inputs, shape, recipe.flat])
+    weights = [file.weight for file in recipe.inputs]
+    infos = {name: asdict(recipe.info_of(name)) for name in recipe.sources()}
+    fingerprint = _hash([early, recipe.name, infos, weights, late])
     if manifest := read_complete(output, fingerprint):
         logger.info(f"{output} is complete")
         return manifest
-    work = output / "work" / fingerprint[:16]
+    work = output / "work" / early[:16]
     with _locked(output / "work"):
-        splitter = SplitByDocument(settings.seed, settings.valid_share, settings.test_share)
-        _run_stage(
-            work,
-            "text",
-            [
-                corpus.reader,
-                corpus.cleaner,
-                splitter,
-                JsonlWriter(str(work / "text"), output_filename="${split}/${rank}.jsonl", compression=None),
-            ],
-            tasks=len(corpus.files),
-        )
-        cleaned = stage_totals(work / "logs/text", corpus.cleaner)
-        rejected = _rejected(cleaned)
-        documents = stage_totals(work / "logs/text", splitter)
-        if missing := [split for split in SPLITS if not documents[split]]:
-            raise ValueError(
-                f"no documents for {', '.join(missing)}: {cleaned['total']} read, {cleaned['forwarded']} accepted, "
-                f"rejected: {rejected}; give more text, or another seed for the split"
-            )
-        model = work / MODEL
-        trainer = SentencePieceTrainer(str(model), settings.vocab_size)
-        _run_stage(work, "vocabulary", [JsonlReader(str(work / "text/train")), trainer], tasks=1)
-        counts = {}
-        for split in SPLITS:
-            indexer = FairseqIndexStep(str(work / "index" / split), str(model))
-            shards = len(list((work / "text" / split).glob("*.jsonl")))
-            _run_stage(work, f"index-{split}", [JsonlReader(str(work / "text" / split)), indexer], tasks=shards)
-            counts[split] = stage_totals(work / f"logs/index-{split}", indexer)
-            if counts[split]["documents"] != documents[split]:
-                raise RuntimeError(
-                    f"{documents[split]} documents were split into {split}, but {counts[split]['documents']} came out: "
-                    f"intermediate files are damaged; delete {work} and run again"
-                )
-        description = {
-            "name": corpus.name,
-            "license": corpus.license,
-            "attribution": corpus.attribution,
-            "sources": sources,
-            "fingerprint": fingerprint,
-            "settings": asdict(settings),
-            "read": cleaned["total"],
-            "rejected": rejected,
-        }
-        return _publish(work, output, description, counts)
-
-
-def _run_stage(work: Path, name: str, steps: list[PipelineStep], tasks: int) -> None:
-    logger.info(f"stage {name}")
-    workers = min(tasks, os.cpu_count() or 1)
-    # the server that forks datatrove's workers imports fairseq once, instead of each worker for itself
-    multiprocess.get_context("forkserver").set_forkserver_preload([__name__])
-    LocalPipelineExecutor(steps, tasks=tasks, workers=workers, logging_dir=str(work / "logs" / name)).run()
-
-
-def _rejected(totals: Counter[str]) -> dict[str, int]:
-    """reason -> count; checks that every document was accepted or rejected for a reason."""
-    prefix = "dropped_"
-    rejected = {key[len(prefix) :]: count for key, count in sorted(totals.items()) if key.startswith(prefix)}
-    assert totals["forwarded"] + sum(rejected.values()) == totals["total"], totals
-    return rejected
-
-
-def _publish(work: Path, output: Path, description: dict, counts: dict[str, Counter[str]]) -> dict:
-    """Put the final files in place; the manifest goes first when it is stale, and comes last."""
-    (output / MANIFEST).unlink(missing_ok=True)
-    for left_over in output.glob(".*.tmp*"):  # of a call that was killed
-        left_over.unlink()
-    processor = load_sentencepiece(work / MODEL)
-    symbols, _ = fairseq_ids(processor)
-    dictionary_size = len(FAIRSEQ_SPECIALS) + len(symbols)
-    copy(work / MODEL, output / MODEL)
-    write_text(output / DICTIONARY, dictionary_text(symbols))
-    for split in SPLITS:
-        shards = sorted(path.with_suffix("") for path in (work / "index" / split).glob("[0-9]*.idx"))
-        merge_shards(shards, output / split, token_dtype(dictionary_size))
-    manifest = build_manifest(output, description, len(processor), dictionary_size, counts)
-    write_manifest(output, manifest)
-    for split in SPLITS:
-        logger.info("{}: {documents:,} documents, {tokens:,} tokens, {bytes:,} bytes".format(split, **counts[split]))
+        path = save_tokenizer(tokenizer, work) if tokenizer else None
+        # tasks on other machines, or in another folder, must find the files
+        located = replace(recipe, inputs=tuple(replace(file, path=file.path.absolute()) for file in recipe.inputs))
+        absolute = work.absolute(), path and path.absolute()
+        stages = make_stages(located, settings, output.absolute(), *absolute, fingerprint)
+        seconds = run_stages(stages, work / "logs", executor)
+    if executor.kind == "slurm" or executor.dry_run:
+        return {}
+    manifest = read_complete(output, fingerprint)
+    if manifest is None:
+        raise RuntimeError(f"the files of {output} are not as they were written; see that nothing else writes there")
+    _summarize(manifest, seconds)
     return manifest
 
 
-def _fingerprint(corpus: Corpus, settings: Settings, sources: list[dict]) -> str:
-    recipe = {
-        "pipeline": PIPELINE_VERSION,
-        "libraries": {name: version(name) for name in LIBRARIES},
-        "corpus": [corpus.name, corpus.license, corpus.attribution],
-        "steps": [str(corpus.reader), str(corpus.cleaner)],
-        "settings": asdict(settings),
-        "sources": sources,
+def _check_inputs(recipe: Recipe) -> None:
+    for file in recipe.inputs:
+        if file.format not in FORMATS:
+            raise ValueError(f"{file.path}: format is {file.format!r}; expected one of {', '.join(FORMATS)}")
+    if missing := [str(file.path) for file in recipe.inputs if not file.path.is_file()]:
+        raise ValueError(f"no such input file: {', '.join(missing)}")
+
+
+def _describe(file: InputFile) -> dict:
+    """What tells an input from others. Terabytes are not hashed before the work begins: a task hashes its file."""
+    digest, size = hashlib.sha256(), file.path.stat().st_size
+    with open(file.path, "rb") as stream:
+        if size <= PIECE * PIECES:
+            digest.update(stream.read())
+        else:
+            for number in range(PIECES):
+                stream.seek((size - PIECE) * number // (PIECES - 1))
+                digest.update(stream.read(PIECE))
+    described = asdict(file) | {"path": file.path.name, "size": size, "content": digest.hexdigest()}
+    del described["weight"]
+    return described
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _summarize(manifest: dict, seconds: dict[str, float]) -> None:
+    """Log how fast the stages were that ran in this call."""
+    inputs = {
+        (file["file"], file["sha256"]): file["size"] for s in manifest["sources"].values() for file in s["inputs"]
     }
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    total = {
+        what: sum(split[what] for split in manifest["splits"].values()) for what in ("documents", "tokens", "bytes")
+    }
+    amounts = {
+        "text": (("documents", manifest["read"], 1), ("MB of input", sum(inputs.values()), 1e6)),
+        "index": (("tokens", total["tokens"], 1), ("MB of text", total["bytes"], 1e6)),
+    }
+    for stage, duration in seconds.items():
+        rates = [
+            f"{amount / unit:,.1f} {what}, {amount / unit / max(duration, 1e-3):,.1f}/s"
+            if unit != 1
+            else f"{amount:,} {what}, {amount / max(duration, 1e-3):,.0f}/s"
+            for what, amount, unit in amounts.get(stage, ())
+        ]
+        logger.info("; ".join([f"stage {stage}: {duration:.1f} s", *rates]))
 
 
 @contextmanager

@@ -100,7 +100,7 @@ class Settings:
     character_coverage: float = 0.9995
     byte_fallback: bool = True
     spm_alpha: float = 1.0
-    spm_characters: int = 500_000_000
+    spm_characters: int = 30_000_000
     tokenizer: Path | str | None = None
     seed: int = 0
     valid_share: float = 0.05

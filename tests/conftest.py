@@ -80,15 +80,21 @@ def write_articles():
 @pytest.fixture(scope="session")
 def prepare_dump(write_dump):
     """prepare_dump(folder, pages, **settings): run the real preparation on a dump of these pages -> manifest."""
-    from data_prep.demo_english import wikipedia_corpus
-    from data_prep.pipeline import Settings, prepare
+    from data_prep.pipeline import prepare
+    from data_prep.recipe import InputFile, Recipe, Settings, SourceInfo
 
     def run(folder, pages, **settings):
         chosen = Settings(**{"vocab_size": 320, "min_chars": 20, "valid_share": 0.1, "test_share": 0.1, **settings})
         dump = folder.parent / f"{folder.name}-dump.xml.bz2"
         if not dump.exists():
             write_dump(dump, pages)
-        return prepare(wikipedia_corpus(dump, chosen.min_chars), chosen, folder)
+        recipe = Recipe(
+            name="dump",
+            inputs=(InputFile(dump, "wikipedia", "wikipedia", language="en"),),
+            info={"wikipedia": SourceInfo("CC BY-SA 3.0", "made up")},
+            flat=True,
+        )
+        return prepare(recipe, chosen, folder)
 
     return run
 

@@ -8,15 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import pytest
 import sentencepiece
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 
-from data_prep.demo_english import wikipedia_corpus
-from data_prep.pipeline import Settings, prepare
-from data_prep.wikipedia import WikipediaDumpReader
+from data_prep.pipeline import prepare
+from data_prep.recipe import InputFile, Recipe, Settings
 from data_prep.wikitext import plain_text
 
 FILES = [
@@ -96,17 +94,16 @@ def test_a_second_call_changes_nothing(prepared, prepare_dump, pages):
     assert {name: (folder / name).stat().st_mtime_ns for name in FILES} == before
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_or_changed_file_is_restored(tmp_path, prepare_dump, pages, name):
-    folder = tmp_path / "data"
-    prepare_dump(folder, pages[:30])
+@pytest.mark.parametrize("name", ["manifest.json", "spm.model", "train.bin", "valid.idx"])
+def test_a_missing_or_changed_file_is_restored(prepared, prepare_dump, pages, name):
+    folder, _ = prepared
     before = hashes(folder)
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
-    prepare_dump(folder, pages[:30])
+    prepare_dump(folder, pages)
     assert hashes(folder) == before
     (folder / name).unlink()
-    prepare_dump(folder, pages[:30])
+    prepare_dump(folder, pages)
     assert hashes(folder) == before
 
 
@@ -152,13 +149,9 @@ def test_two_calls_at_once_are_refused(tmp_path, prepare_dump, pages):
 def test_two_files_are_two_tasks_and_nothing_is_lost(tmp_path, prepared, write_dump, pages):
     for number, part in enumerate((pages[:30], pages[30:])):
         write_dump(tmp_path / f"part{number}.xml.bz2", part)
-    corpus = replace(
-        wikipedia_corpus(tmp_path / "part0.xml.bz2", min_chars=20),
-        files=sorted(tmp_path.glob("*.bz2")),
-        reader=WikipediaDumpReader(str(tmp_path), glob_pattern="*.bz2"),
-    )
+    inputs = tuple(InputFile(path, "wikipedia", "wiki") for path in sorted(tmp_path.glob("*.bz2")))
     settings = Settings(vocab_size=320, min_chars=20, valid_share=0.1, test_share=0.1)
-    manifest = prepare(corpus, settings, tmp_path / "data")
+    manifest = prepare(Recipe("parts", inputs, flat=True), settings, tmp_path / "data")
     assert len(list(tmp_path.glob("data/work/*/logs/text/completions/*"))) == 2
     # the parts in their order are the articles of the one file in their order
     folder, whole = prepared
@@ -168,10 +161,12 @@ def test_two_files_are_two_tasks_and_nothing_is_lost(tmp_path, prepared, write_d
 PREPARE = """
 import sys
 from pathlib import Path
-from data_prep.demo_english import wikipedia_corpus
-from data_prep.pipeline import Settings, prepare
+from data_prep.pipeline import prepare
+from data_prep.recipe import InputFile, Recipe, Settings, SourceInfo
 settings = Settings(vocab_size=320, min_chars=20, valid_share=0.1, test_share=0.1)
-prepare(wikipedia_corpus(Path(sys.argv[1]), settings.min_chars), settings, Path(sys.argv[2]))
+inputs = (InputFile(Path(sys.argv[1]), "wikipedia", "wikipedia", language="en"),)
+info = {"wikipedia": SourceInfo("CC BY-SA 3.0", "made up")}
+prepare(Recipe("dump", inputs, info, flat=True), settings, Path(sys.argv[2]))
 """
 
 
@@ -183,7 +178,7 @@ def test_a_call_that_was_killed_is_continued_to_the_same_bytes(tmp_path, prepare
     rng = random.Random(0)
     killed = 0
     # each call may go one stage further; killed soon after it began to write there
-    for stage in ("text", "vocabulary", "index-train", "index-test"):
+    for stage in ("text", "vocabulary", "index", "publish"):
         process = subprocess.Popen(
             [sys.executable, "-c", PREPARE, str(dump), str(tmp_path / "data")],
             start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
