@@ -1,21 +1,25 @@
-"""Look at a prepared folder before fairseq maps it into memory, and say in one ValueError what is wrong with it."""
+"""Look at a prepared folder before it is read, and say in one ValueError what is wrong with it."""
 
 import hashlib
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from fairseq.data import Dictionary
 
-from fairseq_mhmoe.data.manifest import MANIFEST, read_manifest
+from fairseq_mhmoe.data.manifest import MANIFEST, file_sizes
 
 # fairseq's mmap index: magic, version, dtype code, number of items; then sizes (int32) and addresses (int64)
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQ")
 INTEGER_TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16, 9: np.uint32}
 BYTES_PER_ITEM = 4 + 8
-SCAN_TOKENS = 1 << 24
+SCAN_TOKENS = 1 << 22
+DICTIONARY = "dict.txt"
+# where a data folder of the original program lists its text files
+ORIGINAL = "json/train.json"
 AGAIN = "prepare the data again"
 
 
@@ -29,45 +33,76 @@ class IndexSummary:
     dtype: type
 
 
-def load_dictionary(folder: Path) -> Dictionary:
-    """fairseq's Dictionary of a prepared folder; ValueError when folder or file is missing or has no symbols."""
+def load_dictionary(folder: Path, path: Path | None = None) -> Dictionary:
+    """fairseq's Dictionary of a prepared folder, or of another file; ValueError when it is missing or empty."""
     if not folder.is_dir():
         raise ValueError(f"no data folder {folder}; prepare it, for example with `python -m data_prep.demo_english`")
-    path = folder / "dict.txt"
-    if not path.is_file():
-        raise ValueError(f"no dict.txt in {folder}; found: {_listing(folder)}; {AGAIN}")
-    dictionary = Dictionary.load(str(path))
+    if path is None and not (folder / DICTIONARY).is_file():
+        if (folder / ORIGINAL).is_file():
+            raise ValueError(
+                f"{folder} holds text ({ORIGINAL}), not tokens; prepare it with `python -m data_prep --original-folder "
+                f"{folder} --output DIR` and train on DIR"
+            )
+        raise ValueError(f"no {DICTIONARY} in {folder}; found: {_listing(folder)}; {AGAIN}, or give --dict-path")
+    if path is not None and not path.is_file():
+        raise ValueError(f"--dict-path: no file {path}")
+    path = path or folder / DICTIONARY
+    try:
+        dictionary = Dictionary.load(str(path))
+    except (ValueError, RuntimeError, UnicodeError) as error:
+        raise ValueError(f"{path} is no dictionary of fairseq (lines `symbol count`): {error}") from None
     if len(dictionary) == dictionary.nspecial:
         raise ValueError(f"{path} is empty; {AGAIN}")
     return dictionary
 
 
-def check_split(folder: Path, split: str, dictionary_folder: Path, dictionary: Dictionary) -> IndexSummary:
-    """Check one split's files, and that they were made with this dictionary.
-
-    With a manifest the dictionary's hash and the files' sizes are compared; without one, all tokens are read once.
+class FolderCheck:
+    """Checks of the index files of one prepared folder, against its manifest and a dictionary.
 
     Args:
-        dictionary_folder: where `dictionary` was loaded from; differs from `folder` for all but the first shard.
-    Raises:
-        ValueError: a file is missing, empty, truncated, of another format, or written with another vocabulary.
+        folder: the prepared folder. manifest: its manifest, None without one.
+        dictionary_path: file that `dictionary` was loaded from; it need not lie in `folder`.
     """
-    prefix = folder / split
-    summary = read_index(prefix)
-    manifest = read_manifest(folder)
-    if manifest is None or split not in manifest["splits"]:
-        _check_tokens(prefix, summary.dtype, len(dictionary))
+
+    def __init__(self, folder: Path, manifest: dict | None, dictionary_path: Path, dictionary: Dictionary):
+        self.folder = folder
+        self.dictionary_path = dictionary_path
+        self.dictionary_size = len(dictionary)
+        self._manifest = manifest
+        self._sizes = file_sizes(manifest) if manifest is not None else {}
+
+    def check(self, prefix: Path) -> IndexSummary:
+        """Check PREFIX.idx and PREFIX.bin, and that they were made with the dictionary.
+
+        Where the manifest lists the files, the dictionary's hash and the files' sizes are compared; where it does not,
+        all tokens are read once.
+
+        Raises:
+            ValueError: a file is missing, empty, truncated, of another format, or written with another vocabulary.
+        """
+        summary = read_index(prefix)
+        files = [prefix.with_name(prefix.name + ending) for ending in (".bin", ".idx")]
+        listed = [self._listed_size(path) for path in files]
+        if None in listed:
+            _check_tokens(prefix, summary, self.dictionary_size)
+            return summary
+        if self._dictionary_hash != self._manifest["dictionary"]["sha256"]:
+            raise ValueError(
+                f"wrong vocabulary: {self.folder / MANIFEST} was written with another dictionary than "
+                f"{self.dictionary_path}; restore the dict.txt that belongs to the data, or {AGAIN}"
+            )
+        for path, size in zip(files, listed, strict=True):
+            if path.stat().st_size != size:
+                raise ValueError(f"{path} should have {size} bytes, says the manifest; {AGAIN}")
         return summary
-    sha256 = hashlib.sha256((dictionary_folder / "dict.txt").read_bytes()).hexdigest()
-    if sha256 != manifest["dictionary"]["sha256"]:
-        raise ValueError(
-            f"wrong vocabulary: {folder / MANIFEST} was written with another dictionary than "
-            f"{dictionary_folder / 'dict.txt'}; restore the dict.txt that belongs to the data, or {AGAIN}"
-        )
-    for name, file in manifest["splits"][split]["files"].items():
-        if (folder / name).stat().st_size != file["size"]:
-            raise ValueError(f"{folder / name} should have {file['size']} bytes, says the manifest; {AGAIN}")
-    return summary
+
+    def _listed_size(self, path: Path) -> int | None:
+        inside = path.is_relative_to(self.folder)
+        return self._sizes.get(path.relative_to(self.folder).as_posix()) if inside else None
+
+    @cached_property
+    def _dictionary_hash(self) -> str:
+        return hashlib.sha256(self.dictionary_path.read_bytes()).hexdigest()
 
 
 def read_index(prefix: Path) -> IndexSummary:
@@ -110,18 +145,18 @@ def read_index(prefix: Path) -> IndexSummary:
     return IndexSummary(documents, tokens, int(sizes.max()), dtype)
 
 
-def _check_tokens(prefix: Path, dtype: type, dictionary_size: int) -> None:
+def _check_tokens(prefix: Path, summary: IndexSummary, dictionary_size: int) -> None:
     data = prefix.with_name(prefix.name + ".bin")
-    tokens = np.memmap(data, dtype=dtype, mode="r")
-    # piece by piece, so that no corpus has to fit into memory
-    for start in range(0, len(tokens), SCAN_TOKENS):
-        part = tokens[start : start + SCAN_TOKENS]
-        for token in (int(part.max()), int(part.min())):
-            if not 0 <= token < dictionary_size:
-                raise ValueError(
-                    f"wrong vocabulary: {data} holds token {token}, the dictionary has {dictionary_size} symbols; "
-                    f"use the dict.txt that belongs to the data, or {AGAIN}"
-                )
+    # piece by piece and not mapped, so that no corpus has to fit into memory
+    with open(data, "rb") as file:
+        for _ in range(0, summary.tokens, SCAN_TOKENS):
+            part = np.fromfile(file, dtype=summary.dtype, count=SCAN_TOKENS)
+            for token in (int(part.max()), int(part.min())):
+                if not 0 <= token < dictionary_size:
+                    raise ValueError(
+                        f"wrong vocabulary: {data} holds token {token}, the dictionary has {dictionary_size} symbols; "
+                        f"use the dict.txt that belongs to the data, or {AGAIN}"
+                    )
 
 
 def _listing(folder: Path) -> str:

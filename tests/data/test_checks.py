@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from data_prep.fairseq_index import IndexWriter
 from fairseq_mhmoe.data import checks
-from fairseq_mhmoe.data.checks import check_split, load_dictionary, read_index
+from fairseq_mhmoe.data.checks import FolderCheck, load_dictionary, read_index
+from fairseq_mhmoe.data.manifest import read_manifest
 
 
 @pytest.fixture
@@ -26,7 +27,8 @@ def folder(tmp_path, tiny_data_dir):
 
 
 def check(folder, split="train"):
-    return check_split(folder, split, folder, load_dictionary(folder))
+    dictionary = load_dictionary(folder)
+    return FolderCheck(folder, read_manifest(folder), folder / "dict.txt", dictionary).check(folder / split)
 
 
 def cut(path, keep):
