@@ -1,5 +1,7 @@
 """Perplexity by document, bits per byte and experts in use of a checkpoint, with the options of fairseq-eval-lm.
 
+With several sources (corpora, languages), of each of them and of all together; "de/test" is the test split of one.
+
     python -m fairseq_mhmoe.cli.evaluate data/demo-english --user-dir fairseq_mhmoe --task gpt \
         --path checkpoint_best.pt --gen-subset valid,test --tokens-per-sample 128 --output scores.json
 """
@@ -14,9 +16,10 @@ from fairseq import checkpoint_utils, options, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from fairseq_mhmoe.cli.files import write_json
-from fairseq_mhmoe.data.manifest import bits_per_byte, read_manifest
+from fairseq_mhmoe.data.manifest import read_manifest
 from fairseq_mhmoe.evaluation.activation import activated_experts
-from fairseq_mhmoe.evaluation.documents import SplitScores, document_sizes, score_split
+from fairseq_mhmoe.evaluation.documents import SplitScores, document_sizes, join, score_split
+from fairseq_mhmoe.evaluation.parts import bytes_of, parts_of
 from fairseq_mhmoe.evaluation.perplexity import perplexity, perplexity_interval
 
 
@@ -36,7 +39,20 @@ def evaluate(cfg) -> dict:
 
 
 def evaluate_split(cfg, task, model, model_cfg, split: str) -> dict:
-    """Score one split with the batches of fairseq-eval-lm."""
+    """Score one split: `report` of all sources, and where there are several "sources": that of each."""
+    folder = Path(utils.split_paths(cfg.task.data)[0])
+    manifest = read_manifest(folder)
+    parts = parts_of(task, folder, manifest, split)
+    scores = {name: score_part(cfg, task, model, folder, part) for name, part in parts.items()}
+    nbytes = {name: bytes_of(manifest, name, part, int(scores[name].tokens.sum())) for name, part in parts.items()}
+    result = report(join(scores.values()), None if None in nbytes.values() else sum(nbytes.values()), model_cfg)
+    if "/" not in split and len(getattr(task, "source_names", ())) > 1:
+        result["sources"] = {name: report(scores[name], nbytes[name], model_cfg, documents=False) for name in parts}
+    return result
+
+
+def score_part(cfg, task, model, folder: Path, split: str) -> SplitScores:
+    """Score the split of one source with the batches of fairseq-eval-lm."""
     task.load_dataset(split)
     batches = task.eval_lm_dataloader(
         dataset=task.dataset(split),
@@ -45,29 +61,33 @@ def evaluate_split(cfg, task, model, model_cfg, split: str) -> dict:
         max_positions=utils.resolve_max_positions(model.max_positions()),
         num_workers=cfg.dataset.num_workers,
     )
-    folder = Path(utils.split_paths(cfg.task.data)[0])
-    sizes = document_sizes(folder, split, task.source_dictionary)
     # The task may have cut the blocks to what the model can take: its dataset is asked for afterwards.
-    scores = score_split(model, task.dataset(split), batches, sizes)
-    return report(scores, split, read_manifest(folder), model_cfg)
+    dataset = task.dataset(split)
+    return score_split(model, dataset, batches, document_sizes(dataset, folder, split, task.source_dictionary))
 
 
-def report(scores: SplitScores, split: str, manifest: dict | None, model_cfg) -> dict:
-    """The figures as plain numbers: nll in nats, perplexity with its interval, bits per byte, experts in use."""
+def report(scores: SplitScores, nbytes: float | None, model_cfg, documents: bool = True) -> dict:
+    """The figures as plain numbers: nll in nats, perplexity with its interval, bits per byte, experts in use.
+
+    Args:
+        nbytes: UTF-8 bytes of the text that was scored; None where they are not known.
+        documents: whether the scores of each document, in the order of the sources, are wanted.
+    """
     nll, tokens = float(scores.nll.sum()), int(scores.tokens.sum())
     activation = activated_experts(scores.layer_stats, model_cfg.moe_top_k, model_cfg.mhmoe_heads_number)
-    return {
+    figures = {
         "documents": len(scores.nll),
         "tokens": tokens,
         "nll": nll,
         "bits_per_token": nll / tokens / math.log(2),
         "perplexity": perplexity(nll, tokens),
         "perplexity_95": list(perplexity_interval(scores.nll, scores.tokens)),
-        "bits_per_byte": bits_per_byte(manifest, split, nll / tokens / math.log(2)) if manifest else None,
+        "bits_per_byte": nll / nbytes / math.log(2) if nbytes else None,
         "activated_experts": asdict(activation) if activation else None,
-        "document_nll": scores.nll.tolist(),
-        "document_tokens": scores.tokens.tolist(),
     }
+    if documents:
+        figures |= {"document_nll": scores.nll.tolist(), "document_tokens": scores.tokens.tolist()}
+    return figures
 
 
 def main() -> None:

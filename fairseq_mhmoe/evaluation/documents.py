@@ -3,6 +3,7 @@
 B batch (blocks), T block length, V vocabulary, M documents, N experts.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,12 +38,30 @@ def sum_by_document(token_nll: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.add.reduceat(token_nll, starts)
 
 
-def document_sizes(folder: Path, split: str, dictionary) -> np.ndarray:
-    """Tokens [M] of each document of a prepared split, its end included; ValueError when it is not there."""
+def document_sizes(dataset, folder: Path, split: str, dictionary) -> np.ndarray:
+    """Tokens [M] of each document of a split, its end included.
+
+    Args:
+        dataset: of task gpt, which knows its documents, or another one made of the files folder / split.
+    Raises:
+        ValueError: there are no such files.
+    """
+    if hasattr(dataset, "blocks"):
+        return np.concatenate([blocks.document_sizes() for blocks in dataset.blocks])
     dataset = data_utils.load_indexed_dataset(str(folder / split), dictionary)
     if dataset is None:
         raise ValueError(f"no split '{split}' in {folder}; expected {split}.bin and {split}.idx")
     return np.array(dataset.sizes)  # a copy: fairseq unmaps the file together with the dataset
+
+
+def join(scores: Iterable[SplitScores]) -> SplitScores:
+    """The scores of several sources as those of one split, their documents one after the other."""
+    scores = list(scores)
+    return SplitScores(
+        np.concatenate([part.nll for part in scores]),
+        np.concatenate([part.tokens for part in scores]),
+        [torch.stack(stats).sum(0) for stats in zip(*(part.layer_stats for part in scores), strict=True)],
+    )
 
 
 @torch.no_grad()

@@ -1,12 +1,13 @@
 """Scores by document: sums over runs of tokens, for any cut into blocks and any order of the batches."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from fairseq_mhmoe.evaluation.documents import score_split, sum_by_document
+from fairseq_mhmoe.evaluation.documents import SplitScores, document_sizes, join, score_split, sum_by_document
 
 
 def test_sums_of_runs():
@@ -58,3 +59,21 @@ def test_a_missing_block_is_an_error():
     dataset = Blocks(torch.tensor([4, 5, 6, 7]))
     with pytest.raises(ValueError, match="1 of 4 tokens have no score"):
         score_split(OneInTheTokenModel(), dataset, [dataset.batch([0])], np.array([4]))
+
+
+def test_scores_of_sources_are_joined_in_their_order():
+    one = SplitScores(np.array([1.0, 2.0]), np.array([1, 2]), [torch.tensor([1.0, 2.0])])
+    other = SplitScores(np.array([3.0]), np.array([3]), [torch.tensor([10.0, 20.0])])
+    both = join([one, other])
+    assert (both.nll.tolist(), both.tokens.tolist()) == ([1, 2, 3], [1, 2, 3])
+    assert [stats.tolist() for stats in both.layer_stats] == [[11, 22]]
+
+
+def test_a_dataset_that_knows_its_documents_is_asked(tmp_path):
+    blocks = [SimpleNamespace(document_sizes=lambda: np.array([3, 4])), SimpleNamespace(document_sizes=lambda: [5])]
+    assert document_sizes(SimpleNamespace(blocks=blocks), tmp_path, "valid", None).tolist() == [3, 4, 5]
+
+
+def test_a_split_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="no split 'valid' in .*expected valid.bin and valid.idx"):
+        document_sizes(SimpleNamespace(), tmp_path, "valid", None)
