@@ -10,6 +10,7 @@ from .launcher import python_ranks
 CAPACITY = dict(capacity_factor=1.0)
 BY_CAPACITY = dict(exchange="capacity", **CAPACITY)
 UNEVEN = dict(shapes=((2, 5), (1, 3), (3, 4), (1, 7)))
+QUANTIZED = dict(input_bits=8, weight_bits=1, activation="swiglu", shared_expert_dim=6)
 ROUTERS = ("softmax", "xmoe", "torchscale-cosine")
 
 CASES = {
@@ -55,6 +56,8 @@ CASES = {
     "bmm": Case(2, layer=dict(backend="bmm", top_k=2, heads=3), pads=(0.3, 0.0), **UNEVEN),
     "bmm, by capacity": Case(2, layer=dict(backend="bmm", top_k=2, **BY_CAPACITY), pads=(0.3, 0.0), **UNEVEN),
     "pre-activations again": Case(2, layer=dict(recompute=True, top_k=2, heads=3, activation="swiglu"), **UNEVEN),
+    "BitNet": Case(2, layer=dict(QUANTIZED, top_k=2, heads=3), pads=(0.3, 0.0), **UNEVEN),
+    "BitNet, by capacity": Case(2, layer=dict(QUANTIZED, top_k=2, **BY_CAPACITY), recompute=True, **UNEVEN),
     "pre-activations and all else again": Case(2, layer=dict(recompute=True, top_k=2), recompute=True, **UNEVEN),
 }
 # torch's grouped matrix products know no float64

@@ -23,3 +23,20 @@ def run_experts(layer: MoELayer, sub: torch.Tensor, selection: Selection) -> tor
     everywhere = torch.stack([expert(layer, e, sub) for e in range(layer.config.num_experts)], 1)
     weight = F.one_hot(selection.experts, layer.config.num_experts + 1)[..., :-1].to(sub.dtype)
     return torch.einsum("sk,skn,snd->sd", selection.gates, weight, everywhere)
+
+
+def straight_through(x: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
+    """The value of the one with the gradient of the other."""
+    return x + (quantized - x).detach()
+
+
+def int8_rows(x: torch.Tensor) -> torch.Tensor:
+    """BitNet's absmax per token, as the published code has it."""
+    largest = x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
+    return straight_through(x, (127 / largest * x).round().clamp(-128, 127) * largest / 127)
+
+
+def ternary(weight: torch.Tensor) -> torch.Tensor:
+    """BitNet's absmean of one matrix, as the published code has it."""
+    mean = weight.abs().mean().clamp(min=1e-5)
+    return straight_through(weight, (weight / mean).round().clamp(-1, 1) * mean)

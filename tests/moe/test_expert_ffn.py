@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from fairseq_mhmoe.moe import MoEConfig, MoELayer, expert_ffn, grouped
+from fairseq_mhmoe.moe.bitlinear import Quantization
 from fairseq_mhmoe.moe.dispatch import make_plan
 from fairseq_mhmoe.moe.expert_ffn import Source
 from fairseq_mhmoe.moe.experts import StackedExperts
 
 D, F = 8, 12
+BITNET = Quantization(inputs=True, weights=True)
+BITS = dict(input_bits=8, weight_bits=1)
 WAYS = [("loop", False), ("grouped_mm", False), ("bmm", False), ("loop", True), ("grouped_mm", True), ("bmm", True)]
 CHOICES = torch.tensor([[0, 3], [2, 0], [4, 2], [0, 2], [4, 4], [3, 0]])  # N = 4; 4: no expert; expert 1 gets none
 
@@ -29,7 +32,14 @@ def run(backend, recompute, most=None, choices=CHOICES, **rules):
 @pytest.mark.parametrize("activation", ["relu", "gelu", "swiglu"])
 @pytest.mark.parametrize(
     "rules",
-    [dict(bias=False), dict(bias=True), dict(bias=True, subln=True), dict(bias=False, subln=True, rms_norm=True)],
+    [
+        dict(bias=False),
+        dict(bias=True),
+        dict(bias=True, subln=True),
+        dict(bias=False, subln=True, rms_norm=True),
+        dict(bias=True, quantization=BITNET),
+        dict(bias=False, subln=True, quantization=BITNET),
+    ],
 )
 def test_back_ends_and_recomputation_agree(activation, rules):
     expected = run("loop", False, activation=activation, **rules)
@@ -38,7 +48,7 @@ def test_back_ends_and_recomputation_agree(activation, rules):
             torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=f"{backend} {recompute} {name}")
 
 
-@pytest.mark.parametrize("rules", [dict(bias=True), dict(bias=False, subln=True)])
+@pytest.mark.parametrize("rules", [dict(bias=True), dict(bias=False, subln=True), dict(quantization=BITNET)])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_halves_apart_or_side_by_side_make_no_difference(rules, recompute, monkeypatch):
     expected = run("loop", recompute, activation="swiglu", **rules)
@@ -173,3 +183,15 @@ def test_little_is_kept_for_the_backward_pass(sizes, dtype, backend):
     limit = bound(MoEConfig(bias=False, **sizes), tokens, dtype.itemsize)
     assert plain <= limit, f"{plain / limit:.2f} of the bound"
     assert recomputed <= 0.4 * limit, f"{recomputed / limit:.2f} of the bound"
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_nothing_quantised_is_kept(mixed, recompute):
+    """In mixed precision less: the converted weights are not kept either."""
+    rules = dict(d_model=64, num_experts=4, ffn_dim=96, activation="swiglu", bias=False, recompute=recompute)
+    x = torch.randn(1, 64, 64, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        plain, quantized = (saved_bytes(MoELayer(MoEConfig(**rules, **bits)), x) for bits in ({}, BITS))
+    weights = 4 * 3 * 64 * 96 * 2
+    assert quantized == plain - (weights if mixed else 0)

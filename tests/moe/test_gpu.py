@@ -20,6 +20,7 @@ RULES = {
     "one choice": dict(activation="relu", top_k=1),
     "capacity": dict(activation="swiglu", bias=False, capacity_factor=1.0),
 }
+BITNET = dict(RULES["swiglu"], input_bits=8, weight_bits=1)
 # Rules of the layer under which a back end need not wait, and the type that it takes.
 WITHOUT_WAITING = {"auto": {}, "grouped_mm": {}, "bmm": dict(capacity_factor=1.25)}
 
@@ -86,7 +87,7 @@ def forward_on_fake_gpu(backend, rules):
 
 
 @pytest.mark.parametrize("backend", WITHOUT_WAITING)
-@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("rules", [*RULES.values(), BITNET], ids=[*RULES, "BitNet"])
 def test_forward_on_a_gpu_asks_for_no_value(h100, backend, rules):
     y = forward_on_fake_gpu(backend, {**rules, **WITHOUT_WAITING[backend]})
     assert y.device.type == "cuda" and y.shape == (2, 16, SIZES["d_model"])

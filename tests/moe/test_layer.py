@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +11,7 @@ from fairseq_mhmoe.moe.layer import merge_heads, project, split_heads
 from fairseq_mhmoe.moe.selection import select_experts
 from fairseq_mhmoe.moe.stats import unpack
 
-from .reference import run_experts
+from .reference import int8_rows, run_experts, ternary
 
 
 def build(seed=0, **fields) -> MoELayer:
@@ -149,6 +150,36 @@ def test_every_expert_chosen_is_the_gated_mean():
     selection = select_experts(layer.router(x.view(-1, 8)), layer.config, True)
     torch.testing.assert_close(selection.gates.sum(1), torch.ones(3, dtype=torch.float64))
     torch.testing.assert_close(layer(x)[0].view(-1, 8), run_experts(layer, x.view(-1, 8), selection))
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+def test_head_and_merge_layers_are_quantised_unless_left_out(quantized):
+    layer = build(heads=2, input_bits=8, weight_bits=1, quantize_projections=quantized)
+    seen = {}
+    layer.router.register_forward_hook(lambda _, args, out: seen.update(sub=args[0]))
+    layer.merge[0].register_forward_hook(lambda _, args, out: seen.update(merged=args[0]))
+    x = torch.randn(1, 5, 8, dtype=torch.float64)
+    y, head, merge = layer(x)[0], layer.head[0], layer.merge[0]
+    if quantized:
+        torch.testing.assert_close(seen["merged"], int8_rows(seen["merged"]))
+        expected = F.linear(int8_rows(x), ternary(head.weight), head.bias)
+        merged = F.linear(seen["merged"], ternary(merge.weight), merge.bias)
+    else:
+        expected, merged = head(x), merge(seen["merged"])
+    torch.testing.assert_close(seen["sub"], expected.view(-1, 4))  # the router's input is not quantised
+    torch.testing.assert_close(y, merged)
+
+
+def test_the_shared_expert_is_quantised_too():
+    bits = dict(input_bits=8, weight_bits=1)
+    layer = build(shared_expert_dim=6, bias=False, activation="relu", **bits)
+    x = torch.randn(1, 5, 8, dtype=torch.float64)
+    hidden = F.relu(int8_rows(x) @ ternary(layer.shared.w_in[0]).t())
+    expected = int8_rows(hidden) @ ternary(layer.shared.w_out[0]).t()
+    shared, layer.shared = layer.shared, None
+    without = layer(x)[0]
+    layer.shared = shared
+    torch.testing.assert_close(layer(x)[0] - without, expected)
 
 
 def test_as_many_heads_as_features():
