@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections import Counter
 from typing import NamedTuple
 
 import mwparserfromhell
@@ -78,6 +79,12 @@ TEMPLATE_TEXT = {
     "—": "—",
 }
 
+# Each bracket or tag that is never closed makes the parser go over the rest of the page once more.
+BRACKETS = (("{{", "}}"), ("[[", "]]"), ("{|", "|}"), ("<!--", "-->"))
+TAG = re.compile(r"<(/?)([a-z]+)\b[^<>]*?(/?)>", re.IGNORECASE)
+UNPAIRED_TAGS = frozenset("br|dd|dt|hr|img|li|link|meta|td|th|tr|wbr".split("|"))
+MAX_PARSER_STEPS = 100_000_000  # about ten seconds
+
 LINE_BREAKS = re.compile(r"\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]")
 # controls, lone surrogates, zero-width space, byte order mark, soft hyphen; joiners stay, some scripts need them
 INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\u200b\ufeff\u00ad]")
@@ -95,14 +102,28 @@ def plain_text(markup: str, site: Site = ENGLISH) -> str:
     """The prose of a page: paragraphs, headings and list items, one a line, without empty lines.
 
     Raises:
-        ValueError: the markup cannot be parsed.
+        ValueError: the markup cannot be parsed, or not in reasonable time.
     """
+    if (unclosed := _unclosed(markup)) * len(markup) > MAX_PARSER_STEPS:
+        raise ValueError(f"wiki markup of {len(markup)} characters has {unclosed} brackets that are never closed")
     try:
         page = mwparserfromhell.parse(markup, skip_style_tags=True)
         text = _without_empty_sections(page, site)
     except (ParserError, RecursionError) as error:
         raise ValueError(f"wiki markup cannot be parsed: {error}") from None
     return tidy(text)
+
+
+def _unclosed(markup: str) -> int:
+    """About how many brackets and tags are opened and never closed."""
+    single_ends = markup.count("]") - 2 * markup.count("]]")
+    unclosed = max(0, markup.count("[http") + markup.count("[//") - single_ends)
+    unclosed += sum(max(0, markup.count(start) - markup.count(end)) for start, end in BRACKETS)
+    tags = Counter()
+    for end, name, closed in TAG.findall(markup):
+        if not closed and name.lower() not in UNPAIRED_TAGS:
+            tags[name.lower()] += -1 if end else 1
+    return unclosed + sum(max(0, count) for count in tags.values())
 
 
 def tidy(text: str) -> str:

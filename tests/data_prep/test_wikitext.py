@@ -1,12 +1,13 @@
 """Wiki markup becomes the text that a reader sees."""
 
+import time
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.wikitext import plain_text, tidy
+from data_prep.wikitext import Site, _unclosed, plain_text, tidy
 
 CASES = {
     "bold and italic": ("'''Bold''' and ''italic''", "Bold and italic"),
@@ -87,3 +88,22 @@ def test_any_text_becomes_clean(text):
 def test_clean_text_stays_as_it_is():
     text = "Lake (Ἀνα) – 50 km, naïve; (a) b.\nTwo = 2.\n日本語 ไทย"
     assert tidy(text) == text
+
+
+@pytest.mark.parametrize("unit", ["{{a|", "[[a|", "<b>", "<ref name=x>", "<!--", "{|\n", "[http://a "])
+def test_markup_that_would_take_hours_is_refused_at_once(unit):
+    start = time.process_time()
+    with pytest.raises(ValueError, match="20000 brackets that are never closed"):
+        plain_text(unit * 20_000)
+    assert time.process_time() - start < 1
+
+
+def test_a_large_page_with_few_mistakes_is_read():
+    text = "<br>[http://a b] [[c]] {{d}} <ref name=e /> <b>f</b>\n" * 5000
+    assert plain_text("{{ [[ <i>" + text[:5300]).count("b c f") == 100
+    assert _unclosed("{{ [[ <i>" + text) == 3
+
+
+def test_a_site_names_its_own_sections_and_files():
+    site = Site(frozenset({"datei"}), frozenset({"weblinks"}))
+    assert plain_text("Fluss [[Datei:A.jpg]] A\n== Weblinks ==\n* B", site) == "Fluss A"
