@@ -6,11 +6,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from .launcher import describe
+from .sources import BYTES_PER_TOKEN, write_sources
 
 LAYER = [f"moe_l1_{name}" for name in ("gate_loss", "dropped", "entropy", "load_max", "active")]
 MODEL = [f"moe_{name}" for name in ("gate_loss", "z_loss", "dropped", "entropy", "load_max", "active")]
 LOADS = [f"moe_l1_e{expert}_load" for expert in range(4)]
-FIGURES = [*LAYER, *MODEL, *LOADS, "loss", "nll_loss", "ppl"]
+FIGURES = [*LAYER, *MODEL, *LOADS, "loss", "nll_loss", "ppl", "bits_per_byte"]
 SPLITS = {1: 4, 2: 2, 4: 1}  # processes: --update-freq
 UPDATES = 4
 
@@ -79,3 +80,28 @@ def test_the_share_of_each_expert_is_that_of_all_tokens(runs):
             shares = [float(line[name]) for name in LOADS]
             assert sum(shares) == pytest.approx(1, abs=2e-3)
             assert max(shares) * 4 == pytest.approx(float(line["moe_l1_load_max"]), abs=5e-3)
+
+
+@pytest.fixture(scope="module")
+def runs_of_sources(train_ranks, tmp_path_factory):
+    """{processes: outputs of all ranks}; four ranks have less to validate than one batch each."""
+    data = write_sources(tmp_path_factory.mktemp("sources"))
+    return {
+        processes: train_ranks(
+            data / "run", processes, data=data, update_freq=update_freq, max_update=2, no_save=True, batch_size=4,
+            moe_gate_loss_wt=0, sampling_alpha=0.5,
+        )
+        for processes, update_freq in SPLITS.items() if processes != 2
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("subset", ["train_inner", "train", "valid"])
+def test_figures_of_sources_are_those_of_all_ranks(runs_of_sources, subset):
+    one, several = (logged(runs_of_sources[processes], subset) for processes in (1, 4))
+    names = [f"src_{name}_{figure}" for name in BYTES_PER_TOKEN for figure in ("loss", "tokens", "bits_per_byte")]
+    for ours, theirs in zip(several, one, strict=True):
+        for name in (*names, "bits_per_byte"):
+            if theirs[name] is None:
+                assert ours[name] is None and "_sw_" in name, name
+            else:
+                assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=2e-3), name

@@ -1,58 +1,25 @@
 """Sources with their own figures: in the log of training and validation, in TensorBoard, and by cli.evaluate."""
 
-import hashlib
 import json
 import math
 
-import numpy as np
 import pytest
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data_prep.fairseq_index import IndexWriter
 from fairseq_mhmoe.cli.evaluate import evaluate
 
+from ..distributed.sources import BYTES_PER_TOKEN, SPLITS, write_sources
+
 FIGURES = ("loss", "ppl", "tokens", "bits_per_byte")
-BYTES_PER_TOKEN = {"en": 4.0, "de": 2.5, "sw": 3.0}
-# documents of each source; Swahili has none for validation
-SPLITS = {"train": {"en": 60, "de": 30, "sw": 10}, "valid": {"en": 12, "de": 5}}
-LANGUAGES = ("en", "de")
-
-
-def documents(rng, source, count):
-    """Made-up texts: each source uses a third of the 46 symbols, and the end of a document."""
-    first = 4 + 15 * list(BYTES_PER_TOKEN).index(source)
-    return [np.append(rng.integers(first, first + 15, rng.integers(5, 40)), 2) for _ in range(count)]
+LANGUAGES = ("en", "de")  # those with documents for validation
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A prepared folder of three sources, with a manifest."""
-    folder, rng = tmp_path_factory.mktemp("sources"), np.random.default_rng(1)
-    dictionary = "".join(f"w{number} 1\n" for number in range(46))
-    (folder / "dict.txt").write_text(dictionary)
-    sources = {name: {"folder": name, "weight": None, "splits": {}} for name in BYTES_PER_TOKEN}
-    for split, counts in SPLITS.items():
-        for name, count in counts.items():
-            texts = documents(rng, name, count)
-            tokens = sum(map(len, texts))
-            (folder / name).mkdir(exist_ok=True)
-            with IndexWriter(folder / name / split, np.uint16) as writer:
-                for text in texts:
-                    writer.add(text)
-            counted = {"documents": count, "tokens": tokens, "bytes": round(tokens * BYTES_PER_TOKEN[name])}
-            sources[name]["splits"][split] = counted
-    totals = {
-        split: {
-            key: sum(sources[name]["splits"][split][key] for name in counts) for key in ("documents", "tokens", "bytes")
-        }
-        for split, counts in SPLITS.items()
-    }
-    sha256 = hashlib.sha256(dictionary.encode()).hexdigest()
-    manifest = {"format": 2, "name": "made up", "dictionary": {"sha256": sha256}, "splits": totals, "sources": sources}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
+    """A prepared folder of three sources."""
+    return write_sources(tmp_path_factory.mktemp("sources"))
 
 
 @pytest.fixture(scope="module")
