@@ -18,6 +18,8 @@ END = b"</doc>"
 MAX_START_BYTES = 4096
 # titles may hold quotes: a value ends where the next name, or the tag's end, follows
 ATTRIBUTE = re.compile(r'(\w+)="(.*?)"(?=\s+\w+="|\s*>\s*\Z)')
+# how --sections and --lists of older versions begin a line
+MARKS = re.compile(r"^(?:Section::::|BULLET::::-? ?)", re.MULTILINE)
 LANGUAGE_IN_URL = re.compile(r"https?://([a-z]{2,3}(?:-[a-z]+)*)\.(?:m\.)?wiki")
 
 
@@ -95,7 +97,7 @@ def _language(url: str) -> dict[str, str]:
 def clean(document: Document) -> str | None:
     """Replace entities and leftovers of markup by text, in place; "markup", "empty" as for a dump."""
     try:
-        text = html.unescape(document.text)
+        text = MARKS.sub("", html.unescape(document.text))
         document.text = plain_text(text, site_of(document.metadata.get("language", "")))
     except ValueError:
         return "markup"

@@ -81,6 +81,11 @@ def test_a_document_whose_markup_leaves_nothing_is_empty():
     assert FORMAT.clean(document) == "empty"
 
 
+def test_marks_of_sections_and_list_items_go():
+    document = Document(text="Lead.\nSection::::History.\nBULLET::::- an item\n", id="1")
+    assert FORMAT.clean(document) is None and document.text == "Lead.\nHistory.\nan item"
+
+
 PIECES = {BLOCK: 1, START + "\ntext\n</doc>\n": 1, '{"text": "a"}\n': 1, "{\n": 1, "\n": 0}
 
 
