@@ -6,17 +6,14 @@ MH-MoE gets as many (smaller) experts as make its parameters equal to X-MoE's (M
 
 from dataclasses import dataclass, replace
 
-from fairseq import options
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-
-from fairseq_mhmoe.models.options import lm_shape
+from fairseq_mhmoe.cli.cost_models import words_model
 from fairseq_mhmoe.moe.cost import Cost, LanguageModelShape, model_cost
+from fairseq_mhmoe.moe.parity import count_for_params, everything, nearest_multiple, width_for_flops
 
 TOKENS_PER_SAMPLE = 128
 SEQUENCES_PER_UPDATE = 8
 UPDATES = 400
 WIDTH_STEP = 8  # inner widths are multiples of this: what matrix kernels like
-MOST_EXPERTS = 256
 
 BODY = {
     "decoder-embed-dim": 128,
@@ -94,9 +91,8 @@ def make_model(name: str, settings: dict, vocab_size: int) -> DemoModel:
 
 def shape_of(settings: dict, vocab_size: int) -> LanguageModelShape:
     """The shape that fairseq-train would build from these options."""
-    words = ["data", "--task", "gpt", "--criterion", "moe_cross_entropy", *words_of(settings)]
-    args = options.parse_args_and_arch(options.get_training_parser(), words)
-    return lm_shape(convert_namespace_to_omegaconf(args).model, vocab_size, TOKENS_PER_SAMPLE)
+    words = [*words_of(settings), "--tokens-per-sample", str(TOKENS_PER_SAMPLE)]
+    return words_model(words, vocab_size).shape
 
 
 def with_experts(shape: LanguageModelShape, **changes) -> LanguageModelShape:
@@ -106,17 +102,11 @@ def with_experts(shape: LanguageModelShape, **changes) -> LanguageModelShape:
 
 def solve_expert_width(shape: LanguageModelShape, flops: int) -> int:
     """The inner width, a multiple of WIDTH_STEP, whose FLOPs per token are nearest to `flops`."""
-
-    def distance(width: int) -> int:
-        return abs(model_cost(with_experts(shape, ffn_dim=width)).flops_per_token - flops)
-
-    return min(range(WIDTH_STEP, 8 * shape.ffn_dim, WIDTH_STEP), key=distance)
+    missing = (flops - model_cost(shape).flops_per_token) // shape.moe_layers
+    return nearest_multiple(width_for_flops(shape.moe, everything(shape.moe).flops + missing), WIDTH_STEP)
 
 
 def solve_expert_count(shape: LanguageModelShape, params: int) -> int:
     """The number of experts whose total parameters are nearest to `params`."""
-
-    def distance(count: int) -> int:
-        return abs(model_cost(with_experts(shape, num_experts=count)).params_total - params)
-
-    return min(range(shape.moe.top_k, MOST_EXPERTS + 1), key=distance)
+    missing = (params - model_cost(shape).params_total) // shape.moe_layers
+    return max(shape.moe.top_k, round(count_for_params(shape.moe, everything(shape.moe).params + missing)))

@@ -3,7 +3,7 @@
 An option given on the command line wins over the table.
 """
 
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, NamedTuple
 
 from fairseq.models import register_model_architecture
 from fairseq.utils import safe_hasattr
@@ -26,9 +26,7 @@ def body(width: int, layers: int, heads: int, ffn: int, **more: Any) -> Options:
 
 def experts(count: int, top_k: int, ffn: int, heads: int = 1, **more: Any) -> Options:
     """The options of MoE layers in every second block."""
-    return dict(
-        moe_freq=2, moe_expert_count=count, moe_top_k=top_k, moe_ffn_dim=ffn, mhmoe_heads_number=heads, **more
-    )
+    return dict(moe_freq=2, moe_expert_count=count, moe_top_k=top_k, moe_ffn_dim=ffn, mhmoe_heads_number=heads, **more)
 
 
 # MH-MoE v2: SwiGLU, RMSNorm, rotary positions, no bias.
@@ -52,6 +50,25 @@ V1_STYLE = dict(
 )
 V1_EXPERTS = dict(use_xmoe=True, moe_normalize_gate_prob_before_dropping=True)
 
+
+class ExpertWidth(NamedTuple):
+    """Inner width of MH-MoE's experts in v1, at 4 heads."""
+
+    d_ff: int
+    stated: bool  # the paper gives its beta = d_ff / (4 h d)
+
+
+# By number of experts. Where the paper gives no beta: the multiple of 8 nearest to what the expert parameters of table
+# 11 ask for (8 and 256; the counts then agree to 0.1 %), or to what makes all parameters those of X-MoE (16).
+V1_EXPERT_WIDTHS = {
+    8: ExpertWidth(11472, stated=False),
+    16: ExpertWidth(12032, stated=False),
+    32: ExpertWidth(12096, stated=True),  # beta 63/64
+    64: ExpertWidth(12096, stated=True),  # beta 63/64
+    128: ExpertWidth(12192, stated=True),  # beta 127/128
+    256: ExpertWidth(12160, stated=False),
+}
+
 TINY = body(192, 4, 6, 512, **V2_STYLE)
 V1 = body(768, 12, 12, 3072, **V1_STYLE)
 V2 = body(768, 12, 12, 2048, **V2_STYLE)
@@ -67,10 +84,10 @@ ARCHITECTURES: Dict[str, Options] = {
     "smoe_lm_base": V2 | experts(8, top_k=1, ffn=2048),
     "xmoe_lm_base": V2 | experts(8, top_k=1, ffn=2048, use_xmoe=True),
     "mhmoe_lm_base": V2 | experts(40, top_k=2, ffn=768, heads=2),
-    # v1 with 8 experts. MH-MoE's inner width is fitted to the 213M expert parameters of table 11.
+    # v1 with 8 experts.
     "dense_lm_v1": V1,
     "xmoe_lm_v1": V1 | experts(8, top_k=2, ffn=3072, **V1_EXPERTS),
-    "mhmoe_lm_v1": V1 | experts(8, top_k=2, ffn=11472, heads=4, **V1_EXPERTS),
+    "mhmoe_lm_v1": V1 | experts(8, top_k=2, ffn=V1_EXPERT_WIDTHS[8].d_ff, heads=4, **V1_EXPERTS),
     # v2 without shared expert (--moe-shared-expert-dim 2048 adds it).
     "dense_lm_v2": V2,
     "smoe_lm_v2": V2 | experts(8, top_k=1, ffn=2048),

@@ -86,7 +86,7 @@ def moe_layer_cost(config: MoEConfig) -> Cost:
         macs += feed_forward_macs(*shared)
     experts = c.num_experts * expert
     activated = non_expert + min(c.heads * c.top_k, c.num_experts) * expert
-    return Cost(non_expert + experts, non_expert, experts, activated, _training_flops(macs))
+    return Cost(non_expert + experts, non_expert, experts, activated, training_flops(macs))
 
 
 def model_cost(shape: LanguageModelShape) -> Cost:
@@ -106,12 +106,13 @@ def model_cost(shape: LanguageModelShape) -> Cost:
     return body + _times(s.moe_layers, moe_layer_cost(s.moe)) if s.moe_layers else body
 
 
-def _training_flops(macs: int) -> int:
+def training_flops(macs: int) -> int:
+    """FLOPs of forward and backward pass for a forward pass of so many multiply-adds."""
     return TRAINING_PASSES * FLOPS_PER_MAC * macs
 
 
 def _dense(params: int, macs: int) -> Cost:
-    return Cost(params, params, 0, params, _training_flops(macs))
+    return Cost(params, params, 0, params, training_flops(macs))
 
 
 def _times(count: int, cost: Cost) -> Cost:
