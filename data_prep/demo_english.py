@@ -41,8 +41,8 @@ INFO = {
     ),
 }
 SOURCES = tuple(INFO)
-# Copies are many among the passages; 20 MB have documents enough for small shares.
-MIXED_SETTINGS = Settings(exact_dedup=True, valid_share=0.01, test_share=0.01)
+# Copies are many among the passages; 20 MB have documents enough for small shares, and more than a vocabulary needs.
+MIXED_SETTINGS = Settings(exact_dedup=True, valid_share=0.01, test_share=0.01, spm_characters=6_000_000)
 
 
 def find_dump(cache: Path, wheel: Path | None) -> Path:

@@ -24,7 +24,7 @@ RECOGNIZED = re.compile(rb'^\s*\{\s*"@metadata"\s*:')
 
 
 def read_i18n(stream: BinaryIO, name: str) -> Iterator[Record]:
-    """Messages of a file in their order; a document's id is a hash of the message's name, the same in all languages.
+    """Messages of a file in their order; a document's title is the message's name, and its id a hash of that.
 
     Reasons: text_type (the value is no text), encoding (half a surrogate pair), empty, repeated (the name was there).
 
@@ -48,7 +48,7 @@ def read_i18n(stream: BinaryIO, name: str) -> Iterator[Record]:
             yield Rejected(reason, f"message {number} ({key!r})")
         else:
             seen.add(key)
-            yield Document(text=value, id=message_id("", key), metadata={})
+            yield Document(text=value, id=message_id("", key), metadata={"title": key})
 
 
 def _members(stream: BinaryIO, name: str) -> list[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from data_prep.formats.base import Format, Record, Rejected
 from data_prep.formats.lines import numbered_lines
 from data_prep.formats.messages import clean_message, message_id
 
+LONGEST_TITLE = 100
 # An entry is read as a whole; longer ones are skipped without holding them.
 LONGEST_ENTRY = 1 << 20
 # Entries are parsed together up to this size, because starting polib costs ten times what an entry does.
@@ -35,8 +36,8 @@ SURROGATE = re.compile(r"[\ud800-\udfff]")
 def read_po(stream: BinaryIO, name: str) -> Iterator[Record]:
     """Messages of a file in their order, with memory for one entry, and for the ids.
 
-    A document's id is a hash of the message's context and original: translations share it, and a split by id keeps all
-    languages of a message on one side. A message with plural forms is one document, one form a line.
+    A document's id is a hash of the message's context and original, which is also its title: translations share both,
+    and a split by them keeps all languages of a message on one side. Plural forms are the lines of one document.
 
     Reasons: syntax, too_long (more than LONGEST_ENTRY bytes), encoding, obsolete, fuzzy, untranslated, repeated (the
     file has had that message).
@@ -64,7 +65,7 @@ def read_po(stream: BinaryIO, name: str) -> Iterator[Record]:
                 yield Rejected(reason, f"line {line}")
             else:
                 seen.add(key)
-                yield Document(text=text, id=key, metadata={})
+                yield Document(text=text, id=key, metadata={"title": entry.msgid[:LONGEST_TITLE] or key})
 
 
 def _batches(blocks: Iterable[tuple[int, bytes | None]]) -> Iterator[list[tuple[int, bytes | None]]]:
