@@ -7,7 +7,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 from data_prep.executors import KINDS, Executor
@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to prepare")
+    parser.add_argument("--name", help="of the corpus, for the manifest (default: the recipe's, else the folder's)")
     inputs = parser.add_argument_group("inputs (one of --source, --recipe, --original-folder)")
     inputs.add_argument(
         "--source", action="append", default=[], metavar="NAME=GLOB", help="files of a source; may be repeated"
@@ -134,14 +135,15 @@ def _recipe(options: argparse.Namespace) -> Recipe:
             "expected one of --source, --recipe and --original-folder, got " + (" and ".join(given) or "none")
         )
     attributes = {name: _pairs(getattr(options, name), f"--{name}") for name in PER_SOURCE}
-    name = options.output.absolute().name
+    name = options.name or options.output.absolute().name
     if options.source:
         return from_globs(name, [_pair(text, "--source") for text in options.source], attributes)
     allowed = ("license", "attribution") if options.original_folder else ()
     if unused := [f"--{key}" for key, values in attributes.items() if values and key not in allowed]:
         raise ValueError(f"{', '.join(unused)} with --{given[0].replace('_', '-')}: write it into the file instead")
     if options.recipe:
-        return from_yaml(options.recipe, name)
+        recipe = from_yaml(options.recipe, name)
+        return replace(recipe, name=options.name) if options.name else recipe
     return from_original(options.original_folder, name, attributes)
 
 

@@ -8,20 +8,19 @@ import re
 import sys
 from array import array
 from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 
 import datatrove.pipeline
 import numpy as np
 import orjson
+import xxhash
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.word_tokenizers import WordTokenizer
 
-try:
-    import datatrove.pipeline.dedup
-except ModuleNotFoundError:
-    # its __init__ imports, for a block that is not used here, the package tokenizers: do without the __init__
+if find_spec("tokenizers") is None and "datatrove.pipeline.dedup" not in sys.modules:
+    # the __init__ imports, for a block that is not used here, the package tokenizers: do without the __init__
     _spec = PathFinder.find_spec("datatrove.pipeline.dedup", datatrove.pipeline.__path__)
     sys.modules["datatrove.pipeline.dedup"] = module_from_spec(_spec)
 
@@ -106,8 +105,20 @@ class DuplicateLog:
             self._file = None
 
 
-def _text(document: Document) -> str:
-    return document.text
+class NearSignatures(MinhashDedupSignature):
+    """datatrove's MinHash signatures, which hand strings to xxhash: that takes bytes only from version 4 on."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self._hash_func = _hash
+
+
+def _hash(text: str) -> int:
+    return xxhash.xxh64_intdigest(text.encode("utf-8"))
+
+
+def _text(document: Document) -> bytes:
+    return document.text.encode("utf-8")
 
 
 def _exact_config() -> ExactDedupConfig:
@@ -136,7 +147,7 @@ NEAR_BUCKETS = MinhashConfig().num_buckets
 
 def near_signatures(work: str) -> PipelineStep:
     """MinHash signatures of a task's documents."""
-    return MinhashDedupSignature(f"{work}/near/signatures", MinhashConfig(), language=Words())
+    return NearSignatures(f"{work}/near/signatures", MinhashConfig(), language=Words())
 
 
 def near_buckets(work: str) -> PipelineStep:

@@ -108,13 +108,15 @@ def _run_here(stages: Sequence[Stage], logs: Path, make: Callable, executor: Exe
         start = time.monotonic()
         # no `depends`: with that, datatrove's executors wait for ever for tasks that have failed
         pipeline = make(stage, logs / stage.name, executor)
+        finished = not pipeline.get_incomplete_ranks()
         pipeline.run()
         missing = pipeline.get_incomplete_ranks()
         if missing:
             failures = sorted((logs / stage.name / "failures").glob("*.txt"))
             error = failures[0].read_text(encoding="utf-8") if failures else "no error was left"
             raise RuntimeError(f"stage {stage.name}: {len(missing)} of {stage.tasks} tasks failed: {error}")
-        seconds[stage.name] = time.monotonic() - start
+        if not finished:
+            seconds[stage.name] = time.monotonic() - start
     return seconds
 
 
@@ -171,7 +173,11 @@ def _ray(executor: Executor) -> Iterator[None]:
     if not connected:
         # workers import this package from where it is now
         environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), *_python_path()])}}
-        ray.init(address=executor.ray_address, runtime_env=environment, log_to_driver=False)
+        options = {"runtime_env": environment, "log_to_driver": False}
+        if not (executor.ray_address or os.environ.get("RAY_ADDRESS")):
+            options |= {"num_cpus": executor.workers, "include_dashboard": False}
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(address=executor.ray_address, **options)
     try:
         resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not any(node.get("memory", 0) >= RAY_MEMORY_GB * 2**30 and node.get("CPU", 0) >= 1 for node in resources):

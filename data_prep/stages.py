@@ -51,7 +51,7 @@ def make_stages(
     indexer = FairseqIndexStep(str(work / "text"), str(work / "index"), str(model))
     stages.append(Stage("index", [indexer], tasks=files))
     publish = Publish(recipe, settings, str(output), str(work), str(model), fingerprint)
-    stages.append(Stage("publish", [publish], tasks=1, again=True))
+    stages.append(Stage("publish", [check, publish], tasks=1, again=True))
     return [stages[0]] + [
         Stage(stage.name, [AfterStage(str(logs / before.name), before.tasks), *stage.steps], stage.tasks, stage.again)
         for before, stage in zip(stages, stages[1:], strict=False)
