@@ -14,7 +14,8 @@ def parse_weights(text: str) -> dict[str, float]:
     """ "wikipedia=2,books=0.5" as {name: weight}; ValueError for what is no positive number, or named twice."""
     weights: dict[str, float] = {}
     for part in text.split(","):
-        name, separator, number = part.strip().rpartition("=")
+        name, separator, number = part.rpartition("=")
+        name = name.strip()
         try:
             weight = float(number)
         except ValueError:

@@ -11,6 +11,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 import fairseq_mhmoe  # noqa: F401  registers the task
 from data_prep.fairseq_index import IndexWriter
+from tests.data import folders
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +50,9 @@ def write_folder():
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def write_sources():
+    """write_sources(folder, manifest=True, weights=None, en={"train": [shard, ...]}, ...): see data/folders.py."""
+    return folders.write_sources
