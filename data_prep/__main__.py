@@ -129,18 +129,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
-    given = [name for name in ("source", "recipe", "original_folder") if getattr(options, name)]
+    given = [
+        f"--{name}" for name in ("source", "recipe", "original-folder") if getattr(options, name.replace("-", "_"))
+    ]
     if len(given) != 1:
-        raise ValueError(
-            "expected one of --source, --recipe and --original-folder, got " + (" and ".join(given) or "none")
-        )
+        wanted = "one of --source, --recipe and --original-folder"
+        raise ValueError(f"expected {wanted}, got {' and '.join(given) or 'none'}")
     attributes = {name: _pairs(getattr(options, name), f"--{name}") for name in PER_SOURCE}
     name = options.name or options.output.absolute().name
     if options.source:
         return from_globs(name, [_pair(text, "--source") for text in options.source], attributes)
     allowed = ("license", "attribution") if options.original_folder else ()
     if unused := [f"--{key}" for key, values in attributes.items() if values and key not in allowed]:
-        raise ValueError(f"{', '.join(unused)} with --{given[0].replace('_', '-')}: write it into the file instead")
+        raise ValueError(f"{', '.join(unused)} with {given[0]}: write it into the file instead")
     if options.recipe:
         recipe = from_yaml(options.recipe, name)
         return replace(recipe, name=options.name) if options.name else recipe

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -17,6 +18,7 @@ from data_prep.pipeline import prepare
 from data_prep.recipe import InputFile, Recipe, Settings
 from data_prep.wikitext import plain_text
 
+ROOT = Path(__file__).resolve().parents[2]
 FILES = [
     "dict.txt",
     "manifest.json",
@@ -162,34 +164,47 @@ PREPARE = """
 import sys
 from pathlib import Path
 from data_prep.pipeline import prepare
-from data_prep.recipe import InputFile, Recipe, Settings, SourceInfo
-settings = Settings(vocab_size=320, min_chars=20, valid_share=0.1, test_share=0.1)
-inputs = (InputFile(Path(sys.argv[1]), "wikipedia", "wikipedia", language="en"),)
-info = {"wikipedia": SourceInfo("CC BY-SA 3.0", "made up")}
-prepare(Recipe("dump", inputs, info, flat=True), settings, Path(sys.argv[2]))
+from data_prep.recipe import InputFile, Recipe, Settings
+folder = Path(sys.argv[1])
+inputs = [InputFile(path, "wikipedia", "wiki") for path in sorted(folder.glob("*.bz2"))]
+inputs += [InputFile(path, "jsonl", "web") for path in sorted(folder.glob("*.jsonl"))]
+settings = Settings(vocab_size=320, min_chars=20, valid_share=0.1, test_share=0.1, exact_dedup=True, shard_tokens=4000)
+prepare(Recipe("killed", tuple(inputs)), settings, Path(sys.argv[2]))
 """
+STAGES = ("text", "exact-search", "unique", "vocabulary", "publish")
 
 
 @pytest.mark.slow
-def test_a_call_that_was_killed_is_continued_to_the_same_bytes(tmp_path, prepared, prepare_dump, pages):
-    dump = tmp_path / "data-dump.xml.bz2"
-    dump.write_bytes((prepared[0].parent / "data-dump.xml.bz2").read_bytes())
-    work = tmp_path / "data/work"
+def test_calls_that_were_killed_are_continued_to_the_same_bytes(tmp_path, write_dump, write_jsonl, make_texts, pages):
+    for number in range(2):
+        write_dump(tmp_path / f"{number}.xml.bz2", pages[number::2])
+    write_jsonl(tmp_path / "a.jsonl", [*make_texts(60), *make_texts(10), b"{broken\n"])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def start(output):
+        return subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", PREPARE, str(tmp_path), str(output)],
+            env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    assert start(tmp_path / "whole").wait() == 0
     rng = random.Random(0)
     killed = 0
     # each call may go one stage further; killed soon after it began to write there
-    for stage in ("text", "vocabulary", "index", "publish"):
-        process = subprocess.Popen(
-            [sys.executable, "-c", PREPARE, str(dump), str(tmp_path / "data")],
-            start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        while process.poll() is None and not list(work.glob(f"*/logs/{stage}/executor.json")):
+    for stage in STAGES:
+        process = start(tmp_path / "data")
+        while process.poll() is None and not list(tmp_path.glob(f"data/work/*/logs/{stage}/executor.json")):
             time.sleep(0.005)
-        time.sleep(rng.random() * 0.1)
+        time.sleep(rng.random() * 0.2)
         killed += process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert killed >= 2
-    prepare_dump(tmp_path / "data", pages)
-    assert hashes(tmp_path / "data") == hashes(prepared[0])
-    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == sorted([*FILES, "work"])
+    assert killed >= 3
+    assert start(tmp_path / "data").wait() == 0
+    files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()]
+    published = [path for path in files if path.parts[0] != "work"]
+    assert len(published) > 15
+    for path in published:
+        assert (tmp_path / "data" / path).read_bytes() == (tmp_path / "whole" / path).read_bytes(), path
+    left = [path for path in (tmp_path / "data").rglob("*") if path.is_file() and "work" not in path.parts]
+    assert len(left) == len(published)

@@ -1,0 +1,59 @@
+"""python -m data_prep: options become recipe and settings, errors are one line."""
+
+import json
+
+import pytest
+
+from data_prep.__main__ import main
+
+
+@pytest.fixture
+def corpus(tmp_path, write_jsonl, make_texts):
+    write_jsonl(tmp_path / "a.jsonl", make_texts(80))
+    (tmp_path / "b.txt").write_text("\n\n".join(make_texts(40, seed=1)))
+    return tmp_path
+
+
+def arguments(folder, *more):
+    common = ["--output", folder / "out", "--vocab-size", 320, "--min-chars", 10]
+    return [str(word) for word in (*common, "--valid-share", 0.2, "--test-share", 0.2, *more)]
+
+
+def test_sources_and_their_attributes_reach_the_manifest(corpus, capsys):
+    more = ["--source", f"x={corpus}/*.jsonl", "--source", f"y={corpus}/b.txt", "--weight", "x=2", "--language", "y=de"]
+    main(arguments(corpus, *more, "--license", "x=CC0", "--name", "mine", "--model-type", "bpe", "--workers", "1"))
+    manifest = json.loads((corpus / "out/manifest.json").read_text())
+    assert manifest["name"] == "mine" and manifest["settings"]["model_type"] == "bpe"
+    assert {name: source["read"] for name, source in manifest["sources"].items()} == {"x": 80, "y": 40}
+    assert manifest["sources"]["x"]["weight"] == 2 and manifest["sources"]["x"]["license"] == "CC0"
+    assert manifest["sources"]["y"]["language"] == "de"
+    assert "2 sources, documents: train" in capsys.readouterr().out
+
+
+def test_a_recipe_file_is_read(corpus, capsys):
+    (corpus / "recipe.yaml").write_text("sources: {x: {files: a.jsonl}}\n")
+    main(arguments(corpus, "--recipe", corpus / "recipe.yaml", "--dry-run"))
+    assert "stage text: 1 tasks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ([], "expected one of --source, --recipe and --original-folder, got none"),
+        (["--source", "x=*.jsonl", "--recipe", "r.yaml"], "got --source and --recipe"),
+        (["--source", "x"], "--source 'x'; expected NAME=VALUE"),
+        (["--source", "x=none*"], "no file matches"),
+        (["--source", "x={}/a.jsonl", "--license", "y=CC0"], "license of y; the sources are x"),
+        (["--source", "x={}/a.jsonl", "--format", "x=word"], "format is 'word'; expected one of "),
+        (["--source", "x={}/a.jsonl", "--sample", "2"], "sample is 2.0"),
+        (["--source", "x={}/a.jsonl", "--executor", "slurm"], "Slurm needs the name of a partition"),
+        (["--source", "x={}/a.jsonl", "--weight", "x=1", "--weight", "x=2"], "--weight says x twice"),
+        (["--recipe", "{}/none.yaml"], "No such file"),
+        (["--recipe", "{}/none.yaml", "--weight", "x=1"], "--weight with --recipe"),
+        (["--source", "x={}/a.jsonl", "--tokenizer", "none.model"], "none.model"),
+    ],
+)
+def test_errors_are_one_line(corpus, more, message):
+    with pytest.raises(SystemExit) as error:
+        main(arguments(corpus, *(word.replace("{}", str(corpus)) for word in more)))
+    assert message in str(error.value) and str(error.value).startswith("error: ") and "\n" not in str(error.value)
