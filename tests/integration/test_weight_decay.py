@@ -1,16 +1,16 @@
 """--no-weight-decay-on spares what it names, and leaves everything else as it was."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from fairseq_mhmoe.integration.weight_decay import SPARED, names_of_kinds
+from fairseq_mhmoe.integration.weight_decay import SPARED, check_settings, names_of_kinds, parted
 
 DECAY = ("--weight-decay", "0.5", "--dropout", "0.1")
 SPARE = ("--no-weight-decay-on", "norm,bias,router")
 OPTIMIZERS = {
     "adam": (),
-    "nag": ("--optimizer", "nag"),
-    "adam bf16": ("--bf16",),
     "sgd fp16": ("--optimizer", "sgd", "--fp16", "--fp16-init-scale", "4"),
     "adam memory-efficient fp16": ("--memory-efficient-fp16", "--fp16-init-scale", "4"),
 }
@@ -57,13 +57,9 @@ def test_without_weight_decay_nothing_changes(start, caplog):
     assert "--no-weight-decay-on has no effect: --weight-decay is 0" in caplog.text
 
 
-def test_a_run_without_the_option_has_the_optimizer_of_stock_code(make_trainer):
-    assert not hasattr(make_trainer(*DECAY).optimizer.optimizer, SPARED)
-
-
-@pytest.mark.parametrize("kind", ["adam", "nag", "adam memory-efficient fp16"])
-def test_a_training_that_continues_is_the_one_that_never_stopped(start, make_trainer, train, kind):
-    options = (*OPTIMIZERS[kind], *DECAY, *SPARE)
+def test_a_training_that_continues_is_the_one_that_never_stopped(start, make_trainer, train):
+    # float32 and bfloat16 in several processes: tests/distributed/test_resume.py
+    options = (*OPTIMIZERS["adam memory-efficient fp16"], *DECAY, *SPARE)
     expected = weights(start(*options, updates=4))
     torch.manual_seed(1)
     train(make_trainer(*options), 2)
@@ -84,33 +80,53 @@ def test_a_checkpoint_continues_with_the_option_or_without(make_trainer, train, 
 
 
 def test_a_checkpoint_has_the_form_that_it_has_without(start):
-    stock, ours = (start(*DECAY, *options).optimizer.state_dict() for options in ((), SPARE))
+    stock, ours = (start(*DECAY, *options).optimizer for options in ((), SPARE))
+    assert (hasattr(stock.optimizer, SPARED), hasattr(ours.optimizer, SPARED)) == (False, True)
+    stock, ours = stock.state_dict(), ours.state_dict()
     assert ours["param_groups"] == stock["param_groups"]
     assert ours["state"].keys() == stock["state"].keys()
 
 
-def test_an_error_in_a_step_leaves_the_groups_whole(make_trainer, monkeypatch):
-    trainer = make_trainer(*DECAY, *SPARE)
-    optimizer = trainer.optimizer.optimizer
-    seen = []
+@pytest.fixture
+def optimizer():
+    """Two groups of two parameters, weight decay 0.5 and 0.25."""
+    groups = [{"params": [torch.nn.Parameter(torch.ones(1)) for _ in range(2)], "weight_decay": w} for w in (0.5, 0.25)]
+    return torch.optim.SGD(groups, lr=0.1)
 
-    def fail(*_):
-        seen.append(len(optimizer.param_groups))
+
+def test_a_group_is_parted_for_the_time_of_a_step(optimizer):
+    groups = optimizer.param_groups
+    first, second = (group["params"] for group in groups)
+    with parted(optimizer, {id(first[1]), *map(id, second)}):
+        inside = [(group["weight_decay"], *map(id, group["params"])) for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr_old"] = group["lr"]  # as Nesterov's optimizer notes it
+    assert inside == [(0.5, id(first[0])), (0, id(first[1])), (0, *map(id, second))]
+    assert optimizer.param_groups is groups
+    assert [(g["weight_decay"], g["lr_old"], len(g["params"])) for g in groups] == [(0.5, 0.1, 2), (0.25, 0.1, 2)]
+
+
+def test_an_error_in_a_step_leaves_the_groups_whole(optimizer):
+    groups = optimizer.param_groups
+    with pytest.raises(RuntimeError, match="out of memory"), parted(optimizer, {id(groups[0]["params"][0])}):
+        assert len(optimizer.param_groups) == 3
         raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(optimizer, "step", fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        trainer.optimizer.step()
-    assert (seen, len(optimizer.param_groups)) == ([2], 1)
+    assert optimizer.param_groups is groups and len(groups[0]["params"]) == 2
 
 
 @pytest.mark.parametrize(
-    "words",
-    [("--zero-sharding", "os"), ("--ddp-backend", "fully_sharded"), ("--use-bmuf",)],
+    ("changes", "words"),
+    [
+        ({"zero_sharding": "os"}, "--zero-sharding os"),
+        ({"ddp_backend": "fully_sharded"}, "--ddp-backend fully_sharded"),
+        ({"use_bmuf": True}, "--use-bmuf"),
+    ],
 )
-def test_what_hides_single_parameters_is_refused(make_trainer, words):
-    with pytest.raises(ValueError, match=f"--no-weight-decay-on norm,bias,router can't be used with {words[0]}"):
-        make_trainer(*SPARE, *words)
+def test_what_hides_single_parameters_is_refused(changes, words):
+    settings = SimpleNamespace(**{"zero_sharding": "none", "ddp_backend": "legacy_ddp", "use_bmuf": False, **changes})
+    model = SimpleNamespace(no_weight_decay_on="norm")
+    with pytest.raises(ValueError, match=f"--no-weight-decay-on norm can't be used with {words}; leave out one"):
+        check_settings(SimpleNamespace(model=model, distributed_training=settings, optimization=settings))
 
 
 def test_an_optimizer_without_weight_decay_is_refused(make_trainer, monkeypatch):
