@@ -2,24 +2,26 @@
 # Small helpers of the scripts in this folder: messages, checks of words, quoting.
 
 ERRORS=0
+# Whose messages these are.
+PROGRAM=${0##*/}
 
-note() { printf 'run.sh: %s\n' "$*" >&2; }
+note() { printf '%s: %s\n' "$PROGRAM" "$*" >&2; }
 
 # Reports one wrong argument; the caller goes on, so that all of them are seen in one go.
 complain() {
-  printf 'run.sh: error: %s\n' "$*" >&2
+  printf '%s: error: %s\n' "$PROGRAM" "$*" >&2
   ERRORS=$((ERRORS + 1))
 }
 
 stop_on_errors() {
   if ((ERRORS > 0)); then
-    printf 'run.sh: nothing was started; bash scripts/run.sh --help explains every argument\n' >&2
+    printf '%s: nothing was started; bash scripts/%s --help explains every argument\n' "$PROGRAM" "$PROGRAM" >&2
     exit 2
   fi
 }
 
 die() {
-  printf 'run.sh: error: %s\n' "$*" >&2
+  printf '%s: error: %s\n' "$PROGRAM" "$*" >&2
   exit 2
 }
 
