@@ -12,7 +12,7 @@ from omegaconf import II
 
 from fairseq_mhmoe.criterions.chunked_cross_entropy import chunked_cross_entropy, chunked_sum_and_losses
 from fairseq_mhmoe.criterions.moe_metrics import log_losses, log_routing
-from fairseq_mhmoe.criterions.source_metrics import log_sources, source_sums
+from fairseq_mhmoe.criterions.source_metrics import byte_sums, log_sources, source_sums
 
 COMBINE_METHODS = ("sum", "average")
 DEFAULT_GATE_LOSS_WEIGHT = 0.01
@@ -128,8 +128,9 @@ class MoECrossEntropy(FairseqCriterion):
             "sample_size": sample_size,
         }
         if losses is not None:
-            names = getattr(self.task, "source_names", ())
-            logging_output.update(source_sums(losses, sample, self.padding_idx, names))
+            logging_output.update(source_sums(losses, sample, self.padding_idx, self.task.source_names))
+        elif "nbytes" in sample:
+            logging_output.update(byte_sums(nll, sample))
         if extra.get("l_aux"):
             gate_loss, z_loss = self.combine(extra["l_aux"]), self.combine(extra["z_loss"])
             if self.training and reduce:
@@ -150,7 +151,7 @@ class MoECrossEntropy(FairseqCriterion):
         target = model.get_targets(sample, net_output).view(-1)
         log_probs = log_probs.view(target.size(0), -1)
         nll = F.nll_loss(log_probs, target, ignore_index=self.padding_idx, reduction="sum" if reduce else "none")
-        if not has_sums(sample):
+        if "source" not in sample:
             return nll, None
         return nll, -log_probs.detach().gather(1, target.unsqueeze(1)).squeeze(1)
 
@@ -159,10 +160,10 @@ class MoECrossEntropy(FairseqCriterion):
         features = net_output[0].flatten(0, 1)
         target = model.get_targets(sample, net_output).view(-1)
         inputs = features, weight, target, self.padding_idx, self.chunk
-        if has_sums(sample) and reduce:
+        if "source" in sample and reduce:
             return chunked_sum_and_losses(*inputs)
         nll = chunked_cross_entropy(*inputs, reduce)
-        return nll, nll.detach() if has_sums(sample) else None
+        return nll, nll.detach() if "source" in sample else None
 
     def combine(self, losses):
         """One scalar out of one per MoE layer."""
@@ -210,11 +211,6 @@ class MoECrossEntropy(FairseqCriterion):
     def logging_outputs_can_be_summed():
         """All of them are sums."""
         return True
-
-
-def has_sums(sample):
-    """Whether a batch tells sources or bytes, of which the log has sums."""
-    return "source" in sample or "nbytes" in sample
 
 
 def output_weight(model):

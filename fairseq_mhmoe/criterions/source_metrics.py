@@ -23,8 +23,8 @@ def source_sums(losses: Tensor, sample: dict, pad: int, names) -> dict[str, Tens
 
     Args:
         losses: [B * T] cross entropy of every target, nats; those of pads don't count.
-        sample: a fairseq batch; "source" [B] is the number of each row's source, "nbytes" [B] the bytes of text that
-            its targets stand for. Without "source" all rows are of one source, which has no name.
+        sample: a fairseq batch; "source" [B] is the number of each row's source, "nbytes" [B], where they are known,
+            the bytes of text that its targets stand for.
         names: J names in the order of these numbers.
     Returns:
         {key with the names: float64 [3, J] of losses, tokens, bytes}; bytes are 0 where they are not known.
@@ -35,9 +35,14 @@ def source_sums(losses: Tensor, sample: dict, pad: int, names) -> dict[str, Tens
     nbytes = sample.get("nbytes")
     nbytes = torch.zeros_like(losses[:, 0]) if nbytes is None else nbytes.to(losses)
     rows = torch.stack([losses.sum(1), counted.sum(1).to(losses), nbytes])
-    if "source" not in sample:
-        return {KEY: rows.sum(1, keepdim=True)}
     return {KEY + ",".join(names): rows.new_zeros(3, len(names)).index_add_(1, sample["source"], rows)}
+
+
+def byte_sums(nll: Tensor, sample: dict) -> dict[str, Tensor]:
+    """As `source_sums` for data of one source, which has no name: its loss `nll` is known already, nats."""
+    nbytes = sample["nbytes"]
+    tokens = torch.as_tensor(sample["ntokens"], device=nbytes.device)
+    return {KEY: torch.stack([part.detach().sum().double() for part in (nll, tokens, nbytes)]).unsqueeze(1)}
 
 
 def log_sources(logging_outputs) -> None:
