@@ -5,6 +5,7 @@ document of one file; near, 70, and in one task some hundred a near duplicate of
 """
 
 import re
+import resource
 import sys
 from array import array
 from importlib.machinery import PathFinder
@@ -81,6 +82,30 @@ class CompactSignatures(ExactDedupSignature):
         self.save_hashes(rank, signatures)
 
 
+def _allow_many_files() -> None:
+    """datatrove opens the signatures of all tasks at once; many systems allow 1024 files unless asked for more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+class SearchCopies(ExactFindDedups):
+    """datatrove's search for equal hashes, with as many files as it takes."""
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
+        """Read the signatures of all tasks."""
+        _allow_many_files()
+        super().run(data, rank, world_size)
+
+
+class SearchNear(MinhashDedupBuckets):
+    """datatrove's search for equal signatures, with as many files as it takes."""
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
+        """Read the signatures of all tasks that this rank compares."""
+        _allow_many_files()
+        super().run(data, rank, world_size)
+
+
 class DuplicateLog:
     """Where datatrove's filters put what they drop: WORK/rejected/<rank>.<reason>.jsonl, without the text."""
 
@@ -133,7 +158,7 @@ def exact_signatures(work: str) -> PipelineStep:
 def exact_search(work: str) -> PipelineStep:
     """Find equal hashes; one task."""
     folders = f"{work}/exact/signatures", f"{work}/exact/duplicates"
-    return ExactFindDedups(*folders, _exact_config(), lines_to_buffer=SIGNATURES_AT_ONCE)
+    return SearchCopies(*folders, _exact_config(), lines_to_buffer=SIGNATURES_AT_ONCE)
 
 
 def exact_filter(work: str, log: bool = False) -> PipelineStep:
@@ -153,7 +178,7 @@ def near_signatures(work: str) -> PipelineStep:
 def near_buckets(work: str) -> PipelineStep:
     """Find equal signatures; NEAR_BUCKETS tasks."""
     folders = f"{work}/near/signatures", f"{work}/near/buckets"
-    return MinhashDedupBuckets(*folders, config=MinhashConfig(), lines_to_buffer=SIGNATURES_AT_ONCE)
+    return SearchNear(*folders, config=MinhashConfig(), lines_to_buffer=SIGNATURES_AT_ONCE)
 
 
 def near_clusters(work: str) -> PipelineStep:

@@ -48,16 +48,20 @@ def write_manifest(folder: Path, manifest: dict) -> None:
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_complete(folder: Path, fingerprint: str) -> dict | None:
-    """The folder's manifest if it was made with this fingerprint and every file still has its hash, else None."""
+def read_complete(folder: Path, fingerprint: str, hashes: bool = True) -> dict | None:
+    """The folder's manifest if it was made with this fingerprint and every file still has its hash, else None.
+
+    Without `hashes`, for files that were just written, the sizes of the indexes are enough.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["fingerprint"] != fingerprint:
             return None
-        hashes = {manifest[part]["file"]: manifest[part]["sha256"] for part in ("tokenizer", "dictionary")}
-        for split in manifest["splits"].values():
-            hashes |= {name: file["sha256"] for name, file in split["files"].items()}
-        complete = all(sha256_of(folder / name) == sha256 for name, sha256 in hashes.items())
+        indexes = {name: file for split in manifest["splits"].values() for name, file in split["files"].items()}
+        complete = all((folder / name).stat().st_size == file["size"] for name, file in indexes.items())
+        if complete and hashes:
+            files = indexes | {manifest[part]["file"]: manifest[part] for part in ("tokenizer", "dictionary")}
+            complete = all(sha256_of(folder / name) == file["sha256"] for name, file in files.items())
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None  # missing, damaged or foreign: prepare again
     return manifest if complete else None

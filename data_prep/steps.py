@@ -34,6 +34,10 @@ def subset_name(source: str, subset: str) -> str:
     return f"{source}-{name}"
 
 
+class _TooManySubsets(ValueError):
+    pass
+
+
 class ReadInputs(PipelineStep):
     """Read, clean and filter the documents of the input file with this rank's number.
 
@@ -66,6 +70,7 @@ class ReadInputs(PipelineStep):
 
         Raises:
             DamagedFile: the file cannot be read to its end, and damaged files are not allowed.
+            ValueError: the file names more than MAX_SUBSETS subsets.
             RuntimeError: reading failed otherwise; names file and record.
         """
         file = self.inputs[rank]
@@ -100,7 +105,7 @@ class ReadInputs(PipelineStep):
                     if reason is None:
                         subsets.add(source)
                         if len(subsets) > MAX_SUBSETS:
-                            raise ValueError(
+                            raise _TooManySubsets(
                                 f"{file.path}: more than {MAX_SUBSETS} subsets, the last in {position}: {source!r}; "
                                 "take the file as one source (--no-split-subsets)"
                             )
@@ -113,7 +118,7 @@ class ReadInputs(PipelineStep):
                         if logged <= LOGGED_REJECTS:
                             more = "; further ones are in work/*/rejected" if logged == LOGGED_REJECTS else ""
                             logger.info(f"{file.path}: {position}: rejected: {reason}{more}")
-        except ValueError:
+        except (DamagedFile, _TooManySubsets):
             raise
         except Exception as error:
             raise RuntimeError(

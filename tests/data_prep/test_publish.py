@@ -1,11 +1,13 @@
 """The prepared folder of several sources: layout, shards, manifest, and what is left of earlier preparations."""
 
+import gzip
 import json
 from pathlib import Path
 
 import pytest
 
-from data_prep.recipe import Settings
+from data_prep.pipeline import prepare
+from data_prep.recipe import InputFile, Recipe, Settings, SourceInfo
 from data_prep.tokenizers import load_tokenizer
 
 
@@ -94,9 +96,6 @@ def test_a_given_tokenizer_is_used_and_saved(tmp_path, prepared, corpus, prepare
 
 
 def test_licences_are_told_for_each_source_and_together(tmp_path, corpus, make_texts):
-    from data_prep.pipeline import prepare
-    from data_prep.recipe import InputFile, Recipe, SourceInfo
-
     inputs = (InputFile(corpus["en"][0], "jsonl", "a"), InputFile(corpus["en"][1], "jsonl", "b"))
     recipe = Recipe("r", inputs, {"a": SourceInfo("CC0", "x"), "b": SourceInfo("MIT")})
     settings = Settings(vocab_size=320, min_chars=10, valid_share=0.2, test_share=0.2)
@@ -111,9 +110,6 @@ def test_licences_are_told_for_each_source_and_together(tmp_path, corpus, make_t
 
 
 def test_files_with_a_split_need_no_other(tmp_path, write_jsonl, make_texts):
-    from data_prep.pipeline import prepare
-    from data_prep.recipe import InputFile, Recipe
-
     paths = {
         split: write_jsonl(tmp_path / f"{split}.jsonl", make_texts(30, i)) for i, split in enumerate(("train", "valid"))
     }
@@ -123,8 +119,6 @@ def test_files_with_a_split_need_no_other(tmp_path, write_jsonl, make_texts):
 
 
 def test_damaged_files_are_listed_when_allowed_and_refused_when_not(tmp_path, corpus, write_jsonl, prepare_sources):
-    import gzip
-
     damaged: Path = tmp_path / "bad.jsonl.gz"
     damaged.write_bytes(gzip.compress(corpus["en"][0].read_bytes())[:-10])
     sources = {"en": [*corpus["en"], damaged]}

@@ -1,5 +1,6 @@
 """The reading step: every record is a document or counted as rejected, and no error lacks a place."""
 
+import gzip
 import json
 
 import pytest
@@ -58,8 +59,6 @@ def test_whatever_the_lines_are_none_is_lost(tmp_path_factory, lines):
 
 def test_damage_stops_the_run_or_is_noted(tmp_path, write_jsonl):
     whole = write_jsonl(tmp_path / "a.jsonl", ["text one", "text two"] * 2000).read_bytes()
-    import gzip
-
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(whole)[:-12])
     with pytest.raises(DamagedFile, match="a.jsonl.gz"):
@@ -92,14 +91,15 @@ def test_a_part_a_line_is_refused(tmp_path, write_jsonl):
         list(reader(tmp_path / "work", path).run(None, 0, 1))
 
 
-def test_an_error_of_a_format_names_file_and_record(tmp_path, write_jsonl, monkeypatch):
+@pytest.mark.parametrize("error", [KeyError("oh"), ValueError("oh")])
+def test_an_error_of_a_format_names_file_and_record(tmp_path, write_jsonl, monkeypatch, error):
     def read(stream, name):
         yield Document(text="good", id="1")
-        raise KeyError("oh")
+        raise error
 
     monkeypatch.setitem(FORMATS, "jsonl", FORMATS["jsonl"]._replace(read=read))
     path = write_jsonl(tmp_path / "a.jsonl", ["x"])
-    with pytest.raises(RuntimeError, match="a.jsonl: reading as jsonl failed after 1 records: KeyError"):
+    with pytest.raises(RuntimeError, match="a.jsonl: reading as jsonl failed after 1 records: .*Error: .?oh"):
         list(reader(tmp_path / "work", path).run(None, 0, 1))
 
 
