@@ -13,6 +13,7 @@ largest corpus over that at the smallest.
 import argparse
 import itertools
 import multiprocessing
+import os
 import random
 import sys
 import tempfile
@@ -194,7 +195,9 @@ def main(words: Optional[List[str]] = None) -> None:
         from machine import commit, describe
 
         figures = {"rows": rows, "growth": growth(rows), "machine": describe()}
-        figures.update(command=["benchmarks/data_preparation.py", *words], commit=commit())
+        # the folders of one machine tell nobody else anything
+        command = [Path(word).name if os.sep in word else word for word in words]
+        figures.update(command=["benchmarks/data_preparation.py", *command], commit=commit())
         write_text(options.json, orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
