@@ -57,7 +57,7 @@ SETTING_HELP = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run it; exits with status 1 and one line when something is wrong."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     start = time.monotonic()
     try:
         settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
@@ -82,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"submitted; {options.output}/manifest.json will come last. If jobs fail, the same command goes on.")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep",
         description=__doc__.split("\n")[0],
