@@ -39,9 +39,8 @@ def write_index(prefix: Path, tokens: int, document_tokens: int, seed: int) -> N
 
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 2 * document_tokens, size=tokens // document_tokens + 1, dtype=np.int32)
-    ends = np.cumsum(sizes, dtype=np.int64)
-    sizes = sizes[: np.searchsorted(ends, tokens) + 1]
-    sizes[-1] -= ends[len(sizes) - 1] - tokens if ends[len(sizes) - 1] > tokens else 0
+    sizes = sizes[np.cumsum(sizes, dtype=np.int64) < tokens]
+    sizes = np.append(sizes, np.int32(tokens - sizes.sum(dtype=np.int64)))
     ends = np.cumsum(sizes, dtype=np.int64)
     noise = rng.integers(4, SYMBOLS, size=CHUNK, dtype=np.uint16)
     prefix.parent.mkdir(parents=True, exist_ok=True)

@@ -3,11 +3,12 @@
 B rows of a batch, N samples of an epoch.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from fairseq.data import ConcatDataset, MonolingualDataset, data_utils
+from fairseq.data import ConcatDataset, FairseqDataset, MonolingualDataset, data_utils
 from fairseq.data.iterators import EpochBatchIterator
 
 from fairseq_mhmoe.data.blocks import Blocks
@@ -84,6 +85,29 @@ class SourcesDataset(MonolingualDataset):
         if len(self.tgt_vocab) != len(self.vocab):
             target = [part.clone() for part in target] if isinstance(target, list) else target.clone()
         return super()._filter_vocab(target)
+
+
+def all_indices(indices: np.ndarray, dataset: FairseqDataset, max_positions) -> np.ndarray:
+    """The indices; ValueError where fairseq would leave out samples that are longer than max_positions."""
+    indices, ignored = dataset.filter_indices_by_size(indices, max_positions)
+    if len(ignored) > 0:
+        longest = max(int(np.max(dataset.size(index))) for index in ignored)
+        raise ValueError(
+            f"{len(ignored)} samples of up to {longest} tokens are longer than {max_positions}, the smallest of "
+            "--max-tokens and the positions of task and model: use --sample-break-mode none with fewer "
+            "--tokens-per-sample, or raise that limit"
+        )
+    return indices
+
+
+def forget_itself(iterator: EpochBatchIterator) -> None:
+    """Let an iterator end its workers as soon as nobody holds it.
+
+    Its sampler holds one of its methods; left to the garbage collector, each worker is waited for five seconds.
+    """
+    if "ordered_batches" not in vars(iterator):
+        method = weakref.WeakMethod(iterator.ordered_batches)
+        iterator.ordered_batches = lambda *arguments: method()(*arguments)
 
 
 class MixtureIterator(EpochBatchIterator):

@@ -11,7 +11,7 @@ from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
 from fairseq_mhmoe.data import text
-from fairseq_mhmoe.data.batches import MixtureIterator, SourcesDataset
+from fairseq_mhmoe.data.batches import MixtureIterator, SourcesDataset, all_indices, forget_itself
 from fairseq_mhmoe.data.blocks import Blocks
 from fairseq_mhmoe.data.checks import DICTIONARY, load_dictionary
 from fairseq_mhmoe.data.folder import LOGGED, DataFolder, Part
@@ -169,15 +169,7 @@ class GPTTask(LanguageModelingTask):
 
     def filter_indices_by_size(self, indices, dataset, max_positions=None, ignore_invalid_inputs=False):
         """All indices; where fairseq would leave out samples that are too long, ValueError."""
-        indices, ignored = dataset.filter_indices_by_size(indices, max_positions)
-        if len(ignored) > 0:
-            longest = max(int(np.max(dataset.size(index))) for index in ignored)
-            raise ValueError(
-                f"{len(ignored)} samples of up to {longest} tokens are longer than {max_positions}, the smallest of "
-                "--max-tokens and the positions of task and model: use --sample-break-mode none with fewer "
-                "--tokens-per-sample, or raise that limit"
-            )
-        return indices
+        return all_indices(indices, dataset, max_positions)
 
     def get_batch_iterator(
         self, dataset, *, epoch=1, disable_iterator_cache=False, update_epoch_batch_itr=False, **kwargs
@@ -186,7 +178,7 @@ class GPTTask(LanguageModelingTask):
         if isinstance(dataset, SourcesDataset) and dataset.mixture is not None:
             cached = not (disable_iterator_cache or update_epoch_batch_itr)
             iterator = self._mixture_iterator(dataset, epoch, cached, **kwargs)
-            return self._reading_ahead(iterator)
+            return self._prepared(iterator)
         # fairseq forms the batches once and shuffles them for every epoch; but how it forms them depends on the epoch
         # in which it starts, so that a run resumed in its second epoch would go on with other batches
         kept_for_all_epochs = not (disable_iterator_cache or update_epoch_batch_itr)
@@ -201,9 +193,10 @@ class GPTTask(LanguageModelingTask):
         if kept_for_all_epochs and is_new:
             dataset.set_epoch(epoch)
             iterator.epoch = max(epoch, 1)
-        return self._reading_ahead(iterator)
+        return self._prepared(iterator)
 
-    def _reading_ahead(self, iterator):
+    def _prepared(self, iterator):
+        forget_itself(iterator)
         if self.args.batch_read_ahead is not None:
             # not as an argument: fairseq would cut it to 20
             iterator.buffer_size = self.args.batch_read_ahead
@@ -218,8 +211,8 @@ class GPTTask(LanguageModelingTask):
         max_tokens=None,
         max_sentences=None,
         max_positions=None,
-        ignore_invalid_inputs=False,
         required_batch_size_multiple=1,
+        ignore_invalid_inputs=False,
         data_buffer_size=0,
         seed=1,
         **kwargs,
@@ -228,7 +221,7 @@ class GPTTask(LanguageModelingTask):
 
         def make_batches(indices):
             if max_positions is not None:
-                indices = self.filter_indices_by_size(indices, dataset, max_positions, ignore_invalid_inputs)
+                indices = all_indices(indices, dataset, max_positions)
             return dataset.batch_by_size(
                 indices,
                 max_tokens=max_tokens,
