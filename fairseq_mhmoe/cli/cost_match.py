@@ -63,17 +63,20 @@ def match_text(found: dict, shape: LanguageModelShape, name: str, base_name: str
         for key, solution in found[account].items():
             exact, nearest = solution["exact"], solution["nearest_multiple_of_8"]
             digits = 4 if key == "beta" else 1
-            miss = "" if key == "beta" else f"{100 * solution['deviation']:+.1f} % {_quantity(key, found['parity'])}"
+            miss = "" if key == "beta" else f"{_percent(solution['deviation'])} {_quantity(key, found['parity'])}"
             shown = f"{nearest:.4f}" if key == "beta" else f"{nearest:,}"
             lines.append(f"  {key:<60} {exact:>10,.{digits}f} {shown:>14} {miss}".rstrip())
-    lines += ["", f"{'as they are':<62} {name_of_total(found['model'], found['base'])}"]
+    lines += ["", f"{'as they are':<62} {_distance(found['model'], found['base'])}"]
     return "\n".join(lines)
 
 
-def name_of_total(model: dict, base: dict) -> str:
-    """How far the model as given is from its base: "+0.3 % parameters, +0.1 % FLOPs per token"."""
+def _distance(model: dict, base: dict) -> str:
     parts = (("params_total", "parameters"), ("flops_per_token", "FLOPs per token"))
-    return ", ".join(f"{100 * (model[key] / base[key] - 1):+.1f} % {text}" for key, text in parts)
+    return ", ".join(f"{_percent(model[key] / base[key] - 1)} {text}" for key, text in parts)
+
+
+def _percent(share: float) -> str:
+    return f"{round(100 * share, 1) + 0:+.1f} %"  # + 0: no "-0.0"
 
 
 def _quantity(key: str, parity: str) -> str:
