@@ -36,6 +36,8 @@ pretrain() {
   build_precision
   find_node_rank
   choose_sampling
+  # what the libraries say about themselves would hide the rest
+  export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}
   prepare_text
   train_model "$@"
   evaluate_model
@@ -101,9 +103,25 @@ train_model() {
     # what is started inherits the lock: training that outlives this script keeps the folder to itself
     exec {LOCK}>"$SAVE_DIR/.lock-$NODE_RANK"
     flock --nonblock "$LOCK" || die "another call is at work in $SAVE_DIR; wait for it, or end it"
-    [[ $DEVICE != cpu ]] || keep_large_buffers
+    if [[ $DEVICE == cpu ]]; then
+      keep_large_buffers
+      export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # threads that spin slow a busy machine down
+    fi
   fi
   run_step "${command[@]}"
+}
+
+# score_split SPLIT COMMAND...: runs fairseq-eval-lm and shows what it found; all that it says goes into a file.
+score_split() {
+  local split=$1 log=$SAVE_DIR/eval-lm-$1.log
+  shift
+  quote_words "$@"
+  ((!DRY_RUN)) || return 0
+  if ! "$@" >"$log" 2>&1; then
+    tail -n 15 "$log" >&2
+    die "the evaluation failed; all of its output is in $log"
+  fi
+  note "$split: $(sed -n 's/.*\(Loss (base 2).*\)/\1/p' "$log" | tail -n 1)"
 }
 
 # On node 0, in one process: perplexity of each split by fairseq-eval-lm, and by source with bits per byte.
@@ -122,7 +140,7 @@ evaluate_model() {
     note "$checkpoint is evaluated"
   else
     for split in valid test; do
-      run_step "$VENV/bin/fairseq-eval-lm" "${options[@]}" --gen-subset "$split"
+      score_split "$split" "$VENV/bin/fairseq-eval-lm" "${options[@]}" --gen-subset "$split"
     done
     run_step "$VENV/bin/python" -m fairseq_mhmoe.cli.evaluate "${options[@]}" --gen-subset valid,test --output "$scores"
   fi
