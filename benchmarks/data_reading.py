@@ -9,6 +9,7 @@ of all processes together, with what that allows on the cores at hand.
 """
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -145,8 +146,9 @@ def measure_workers(name: str, options) -> dict:
     figures = read(epoch, options.batches)
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     worker_memory = max((resident(child) for child in children), default=0.0)
-    # the workers' time is counted once they have ended
+    # the workers' time is counted once they have ended; stock iterators wait for the collector
     del epoch, iterator
+    gc.collect()
     cpu = cpu_seconds() - before
     cores = describe()["cores"]
     return {
