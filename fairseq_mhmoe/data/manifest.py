@@ -14,6 +14,9 @@ def read_manifest(folder: Path) -> dict | None:
         return None
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(manifest.get("sources"), list):
+            # of one source, as written before there were several: its input files
+            del manifest["sources"]
         # what is looked up below, in sources.py and in checks.py
         manifest["dictionary"]["sha256"], manifest["splits"].items()
         for source in manifest.get("sources", {}).values():
@@ -47,20 +50,3 @@ def bytes_per_token(manifest: dict, split: str) -> float | None:
     """UTF-8 bytes of text per token, eos included; `split` as in `split_counts`. None where not counted."""
     counts = split_counts(manifest, split) or {}
     return counts["bytes"] / counts["tokens"] if counts.get("bytes") and counts.get("tokens") else None
-
-
-def bits_per_byte(manifest: dict, split: str, bits_per_token: float) -> float:
-    """Bits per UTF-8 byte of text, which can be compared between vocabularies.
-
-    Args:
-        manifest: of the folder that was evaluated. split: train, valid, test, or one source's ("wikipedia/test").
-        bits_per_token: mean loss in base 2 over every token of the split, the eos of each document included:
-            what fairseq logs as `loss`.
-    Raises:
-        ValueError: the manifest doesn't count this split.
-    """
-    counts = split_counts(manifest, split)
-    if not counts or not counts.get("bytes"):
-        counted = [*manifest["splits"], *(f"{name}/..." for name in manifest.get("sources", {}))]
-        raise ValueError(f"the manifest counts no bytes for split {split!r}; it has {sorted(counted)}")
-    return bits_per_token * counts["tokens"] / counts["bytes"]
