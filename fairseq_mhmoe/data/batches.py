@@ -21,6 +21,8 @@ class SourcesDataset(MonolingualDataset):
     A batch has, where they are given, `source` [B] int64 (number of the row's source) and `nbytes` [B] float64 (bytes
     of text that the row's target tokens stand for).
 
+    `ends` [sources]: the number of samples up to the end of each source.
+
     Args:
         blocks: of each source.
         numbers: of each source, as the criterion counts them; None for batches without `source`.
@@ -43,7 +45,7 @@ class SourcesDataset(MonolingualDataset):
         super().__init__(samples, samples.sizes, shuffle=True, **options)
         self.blocks = list(blocks)
         self.mixture = mixture
-        self._ends = np.cumsum([len(part) for part in blocks])
+        self.ends = np.cumsum([len(part) for part in blocks])
         self._numbers = None if numbers is None else np.asarray(numbers, dtype=np.int64)
         self._bytes_per_token = None if bytes_per_token is None else np.asarray(bytes_per_token, dtype=np.float64)
         self._folders = folders
@@ -69,7 +71,7 @@ class SourcesDataset(MonolingualDataset):
         if not samples or (self._numbers is None and self._bytes_per_token is None):
             return batch
         ids = batch["id"].numpy()
-        parts = np.searchsorted(self._ends, ids, side="right")
+        parts = np.searchsorted(self.ends, ids, side="right")
         target = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]
         # rows that --pad-to-fixed-bsz adds hold no text
         filling = (0, len(target) - len(ids))

@@ -2,7 +2,8 @@
 
 There, each process of fairseq-eval-lm prints its share of the data as if it were the result. A rank whose share is
 shorter skips a turn; with --context-window and in fairseq-validate it stops there. The context before a batch is what
-the process saw last (with several --num-workers in one process too), not what stands before it in the text.
+the process saw last (with several --num-workers in one process too), not what stands before it in the text; and the
+end of one source is the context of the next.
 Here the experts are spread over the ranks as far as they go, whoever wrote the checkpoint; a rank without a batch takes
 part with a blank one; sums are added over ranks in float64, so that the result depends on their number no further than
 by the order of summation.
@@ -36,6 +37,7 @@ def install():
     wrap(distributed_utils, "call_main", call_main)
     wrap(FairseqTask, "valid_step", valid_step)
     wrap(LMContextWindowDataset, "collater", collate_with_context)
+    wrap(LMContextWindowDataset, "batch_by_size", batches_of_one_source)
 
 
 def call_main(original, cfg, main, **kwargs):
@@ -144,14 +146,27 @@ def collate_with_context(original, dataset, samples):
 
 
 def tokens_before(dataset, index):
-    """The last --context-window tokens of the samples before number `index`; fewer at the beginning."""
+    """The last --context-window tokens of the samples before number `index`; fewer at the beginning of a source."""
     parts, missing = [np.empty(0, dtype=np.int64)], dataset.context_window
-    while index > 0 and missing > 0:
+    beginning = max((end for end in source_ends(dataset) if end <= index), default=0)
+    while index > beginning and missing > 0:
         index -= 1
         source = dataset.dataset[index]["source"].numpy()
         parts.insert(0, source[source != dataset.pad_idx][-missing:])
         missing -= len(parts[0])
     return np.concatenate(parts)
+
+
+def source_ends(dataset):
+    """Numbers of the samples that come after those of each source; none where the dataset doesn't tell."""
+    return getattr(dataset.dataset, "ends", np.empty(0, dtype=np.int64))
+
+
+def batches_of_one_source(original, dataset, *args, **kwargs):
+    """Batches of consecutive samples, cut where a source ends: the next one's text does not continue its."""
+    ends = source_ends(dataset)
+    batches = original(dataset, *args, **kwargs)
+    return [part for batch in batches for part in np.split(batch, np.searchsorted(batch, ends)) if len(part)]
 
 
 def valid_step(original, task, sample, model, criterion):

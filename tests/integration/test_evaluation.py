@@ -2,6 +2,7 @@
 
 import types
 
+import numpy as np
 import pytest
 import torch
 from fairseq.data import LMContextWindowDataset
@@ -12,6 +13,9 @@ PAD = 1
 
 
 class Samples(list):
+    def num_tokens(self, index):
+        return len(self[index]["source"])
+
     def collater(self, samples):
         if not samples:
             return {}
@@ -42,6 +46,16 @@ def test_batches_in_turn_get_what_one_process_gives_them():
         [[11, 12, 13, PAD, PAD], [12, 13, 14, PAD, PAD]],
         [[13, 14, 15, 16, PAD], [15, 16, 17, 18, 19]],
     ]
+
+
+def test_a_source_s_context_does_not_reach_into_the_source_before_it():
+    dataset = windows(9)
+    dataset.dataset.ends = [2, 4]
+    batches = dataset.batch_by_size(np.arange(4), max_sentences=3)
+    assert [batch.tolist() for batch in batches] == [[0, 1], [2], [3]]
+    assert [evaluation.tokens_before(dataset, index).tolist() for index in range(4)] == [
+        [], [11, 12, 13], [], [15, 16]
+    ]  # fmt: skip
 
 
 def test_a_share_without_samples_is_an_empty_batch():
