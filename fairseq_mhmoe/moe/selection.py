@@ -133,9 +133,7 @@ def _taken_at_random(gates: Tensor, noise: Optional[Tensor]) -> Tensor:
     return torch.cat([torch.ones_like(gates[:, :1], dtype=torch.bool), top_k * gates[:, 1:] > noise], dim=1)
 
 
-def _within_ranks(
-    experts: Tensor, config: MoEConfig, ranks: int, tokens: int, valid: Optional[Tensor]
-) -> Tensor:
+def _within_ranks(experts: Tensor, config: MoEConfig, ranks: int, tokens: int, valid: Optional[Tensor]) -> Tensor:
     """Drop what exceeds ceil(factor * S * K / P) choices for the experts of one rank, queued as for an expert.
 
     Every sender keeps to its share, so that a rank receives at most `factor` times the mean, up to rounding.
@@ -160,9 +158,7 @@ def _normalize(gates: Tensor) -> Tensor:
     return gates / gates.sum(1, keepdim=True).clamp(min=torch.finfo(gates.dtype).eps)
 
 
-def _capacity(
-    config: MoEConfig, training: bool, tokens: int, valid: Optional[Tensor]
-) -> Optional[Union[int, Tensor]]:
+def _capacity(config: MoEConfig, training: bool, tokens: int, valid: Optional[Tensor]) -> Optional[Union[int, Tensor]]:
     """Choices that an expert takes; None without a limit. On the device, unread, where it depends on the padding."""
     fraction = config.eval_capacity_fraction
     count = tokens if valid is None or config.padding == "counted" else valid.sum(dtype=torch.float64)
