@@ -96,7 +96,7 @@ train_model() {
     --ddp-backend legacy_ddp --num-workers "$NUM_WORKERS"
     --save-dir "$SAVE_DIR" --save-interval-updates "$SAVE_INTERVAL_UPDATES" --keep-interval-updates 1
     --no-epoch-checkpoints --tensorboard-logdir "$SAVE_DIR/tb-logs" --log-file "$SAVE_DIR/train.log"
-    --log-format simple --log-interval "$LOG_INTERVAL" "$@"
+    --log-format simple --log-interval "$LOG_INTERVAL" "${MEMORY_OPTIONS[@]}" "$@"
   )
   if ((!DRY_RUN)); then
     mkdir -p "$SAVE_DIR" || die "SAVE_DIR $SAVE_DIR cannot be made; give a folder in which you may write"
@@ -111,17 +111,25 @@ train_model() {
   run_step "${command[@]}"
 }
 
-# score_split SPLIT COMMAND...: runs fairseq-eval-lm and shows what it found; all that it says goes into a file.
-score_split() {
-  local split=$1 log=$SAVE_DIR/eval-lm-$1.log
+# log_step NAME COMMAND...: shows a command and runs it; all that it says goes into SAVE_DIR/NAME.log.
+log_step() {
+  local log=$SAVE_DIR/$1.log
   shift
   quote_words "$@"
   ((!DRY_RUN)) || return 0
+  # fairseq-eval-lm logs its result: a level that hides it must not be inherited
+  [[ ${LOGLEVEL:-} == DEBUG ]] || local -x LOGLEVEL=INFO
   if ! "$@" >"$log" 2>&1; then
     tail -n 15 "$log" >&2
     die "the evaluation failed; all of its output is in $log"
   fi
-  note "$split: $(sed -n 's/.*\(Loss (base 2).*\)/\1/p' "$log" | tail -n 1)"
+}
+
+# score_split SPLIT COMMAND...: runs fairseq-eval-lm and shows what it found.
+score_split() {
+  local split=$1
+  log_step "eval-lm-$split" "${@:2}"
+  ((DRY_RUN)) || note "$split: $(sed -n 's/.*\(Loss (base 2).*\)/\1/p' "$SAVE_DIR/eval-lm-$split.log" | tail -n 1)"
 }
 
 # On node 0, in one process: perplexity of each split by fairseq-eval-lm, and by source with bits per byte.
@@ -142,7 +150,8 @@ evaluate_model() {
     for split in valid test; do
       score_split "$split" "$VENV/bin/fairseq-eval-lm" "${options[@]}" --gen-subset "$split"
     done
-    run_step "$VENV/bin/python" -m fairseq_mhmoe.cli.evaluate "${options[@]}" --gen-subset valid,test --output "$scores"
+    log_step evaluate "$VENV/bin/python" -m fairseq_mhmoe.cli.evaluate "${options[@]}" --gen-subset valid,test \
+      --output "$scores"
   fi
   run_step "$VENV/bin/python" -m fairseq_mhmoe.cli.score_table "$scores"
 }

@@ -49,6 +49,7 @@ demo_settings() {
   LOG_INTERVAL=${LOG_INTERVAL:-20}
   NUM_WORKERS=${NUM_WORKERS:-0}
   EVAL_BATCH=${EVAL_BATCH:-16}
+  MEMORY_OPTIONS=()
 }
 
 # MH-MoE v1, tables 9 and 10 (256 sequences of 4096 tokens, about 1M an update), or v2 (256 of 2048, 0.5M).
@@ -83,6 +84,8 @@ paper_settings() {
   LOG_INTERVAL=${LOG_INTERVAL:-100}
   NUM_WORKERS=${NUM_WORKERS:-4}
   EVAL_BATCH=${EVAL_BATCH:-4}
+  # as configs/shared: logits of 100k or 250k words are never held for a whole batch
+  MEMORY_OPTIONS=(--checkpoint-activations --chunked-cross-entropy --cross-entropy-chunk 1024)
   if [[ $CORPUS == english ]]; then
     RAW_EXAMPLE='redpajama=/corpora/redpajama/*.jsonl.zst'
   else

@@ -106,6 +106,14 @@ def test_paper_size_is_that_of_the_papers():
     assert tokens == 1 << 19 and value(words, "--arch") == "smoe_lm_v2" and value(words, "--max-update") == "100000"
 
 
+def test_paper_size_holds_no_logits_of_a_whole_batch_and_options_win():
+    added = ["--checkpoint-activations", "--chunked-cross-entropy", "--cross-entropy-chunk", "1024"]
+    more = ["--cross-entropy-chunk", "64"]
+    words = training(commands("english", *more, SIZE="paper", DATA_DIR="/data", RAW="a=/x"))
+    assert words[-6:] == added + more
+    assert not set(added) & set(training(commands("english", DATA_DIR="/data")))
+
+
 def test_raw_files_become_sources():
     raw = "de=/dumps/de*.bz2 fr=/dumps/fr wiki.bz2=x"
     words = commands("multilingual", SIZE="paper", DATA_DIR="/data", RAW=raw, PREPARE_OPTIONS="--workers 3")[0]

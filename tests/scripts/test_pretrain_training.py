@@ -42,19 +42,21 @@ def run(data, save_dir, *arguments, **environment):
 
 @pytest.mark.slow
 def test_trains_evaluates_and_goes_on(two_languages, tmp_path):
-    first = run(two_languages, tmp_path / "model")
+    first = run(two_languages, tmp_path / "model", LOGLEVEL="WARNING")
     assert first.returncode == 0, first.stdout + first.stderr
     scores = json.loads((tmp_path / "model/scores.json").read_text())
     assert set(scores) == {"valid", "test"} and set(scores["valid"]["sources"]) == {"de", "fr"}
     assert all(part["bits_per_byte"] > 0 for part in scores["test"]["sources"].values())
+    assert "creating new batches" not in first.stdout + first.stderr
     assert "|  test |     fr |" in first.stdout and "valid: Loss (base 2)" in first.stderr
 
     second = run(two_languages, tmp_path / "model", MAX_UPDATE=5, VENV=without_evaluation(tmp_path / "venv"))
     assert second.returncode == 0, second.stdout + second.stderr
     assert "Loaded checkpoint" in second.stdout and "num_updates=5" in second.stdout
     assert "num_updates=2," not in second.stdout
-    evaluated = [line for line in second.stdout.splitlines() if line.startswith("called: -m")]
-    assert len(evaluated) == 2 and "--gen-subset valid,test" in evaluated[0]  # the scores were of an older checkpoint
+    evaluated = (tmp_path / "model/evaluate.log").read_text()  # the scores were of an older checkpoint
+    assert evaluated.startswith("called: -m") and "--gen-subset valid,test" in evaluated
+    assert evaluated.endswith(" at INFO\n") and "called: -m fairseq_mhmoe.cli.score_table" in second.stdout
 
 
 def without_evaluation(folder):
@@ -62,7 +64,7 @@ def without_evaluation(folder):
     (folder / "bin").mkdir(parents=True)
     for name in ("fairseq-train", "fairseq-eval-lm", "python"):
         program = folder / "bin" / name
-        real = f'exec {Path(sys.executable).with_name(name)} "$@"' if name == "fairseq-train" else 'echo "called: $*"'
+        real = f'exec {Path(sys.executable).with_name(name)} "$@"' if name == "fairseq-train" else 'echo "called: $* at $LOGLEVEL"'
         program.write_text(f"#!/bin/sh\n{real}\n")
         program.chmod(0o755)
     return folder
