@@ -53,6 +53,8 @@ SETTING_HELP = {
     "allow_damaged_files": "take what can be read of damaged files and list them, instead of stopping",
     "shard_tokens": "about so many tokens in one index",
 }
+# of files that something is wrong with
+NAMED_FILES = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,11 +77,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (RuntimeError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     if manifest:
-        splits = ", ".join(f"{name} {split['documents']:,}" for name, split in manifest["splits"].items())
-        seconds = time.monotonic() - start
-        print(f"{options.output}: {len(manifest['sources'])} sources, documents: {splits}; {seconds:.1f} s")
+        print(f"{options.output}: {_summary(manifest)}; {time.monotonic() - start:.1f} s")
     elif not options.dry_run:
         print(f"submitted; {options.output}/manifest.json will come last. If jobs fail, the same command goes on.")
+
+
+def _summary(manifest: dict) -> str:
+    """Sources, documents and rejected records; then files of which nothing was taken, and damaged ones."""
+    splits = ", ".join(f"{name} {split['documents']:,}" for name, split in manifest["splits"].items())
+    rejected = sum(manifest["rejected"].values())
+    of_records = f"{rejected:,} of {manifest['read']:,} records rejected"
+    parts = [f"{len(manifest['sources'])} sources, documents: {splits}", of_records]
+    for what, key in (("FILES WITHOUT ONE DOCUMENT", "unusable"), ("DAMAGED FILES", "damaged")):
+        if names := [file["file"] for file in manifest.get(key, ())]:
+            more = f" and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
+            parts.append(f"{what}: {', '.join(names[:NAMED_FILES])}{more} (see manifest.json)")
+    return "; ".join(parts)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.logging import logger
 
 from data_prep.dedup import EXACT, NEAR
 from data_prep.fairseq_index import FairseqIndexStep
+from data_prep.filters import NOT_SAMPLED
 from data_prep.manifest import labelled, stage_totals, task_totals
 from data_prep.recipe import SPLITS, Recipe, Settings
 from data_prep.splits import expected_splits
@@ -69,18 +71,31 @@ class Counts:
 
     @cached_property
     def inputs(self) -> list[dict]:
-        """Per input file: file, size, sha256, read (records), sources (that it had records of), perhaps damage."""
+        """Per input file: file, size, sha256, read (records), rejected (by reason), sources (that it had records of),
+        perhaps damage.
+        """
         entries = []
         totals = dict(task_totals(self.work / "logs/text", _printed(ReadInputs)))
         for rank in range(len(self.recipe.inputs)):
             entry = json.loads((self.work / "inputs" / f"{rank:05d}.json").read_text(encoding="utf-8"))
-            read = labelled(totals[rank], "read")
-            entries.append(entry | {"read": sum(read.values()), "sources": list(read)})
+            read, rejected = labelled(totals[rank], "read"), Counter()
+            for key, count in labelled(totals[rank], "rejected").items():
+                rejected[key.partition("/")[2]] += count
+            counted = {"read": sum(read.values()), "rejected": dict(sorted(rejected.items())), "sources": list(read)}
+            entries.append(entry | counted)
         return entries
 
     def damaged(self) -> list[dict]:
         """Files that were not read to their end: file, damage."""
         return [{key: entry[key] for key in ("file", "damage")} for entry in self.inputs if "damage" in entry]
+
+    def unusable(self) -> list[dict]:
+        """Files of which every record was rejected, which most often have another format: file, read, rejected."""
+        return [
+            {key: entry[key] for key in ("file", "read", "rejected")}
+            for entry in self.inputs
+            if entry["read"] == sum(entry["rejected"].values()) > entry["rejected"].get(NOT_SAMPLED, 0)
+        ]
 
     def rejected(self, source: str) -> dict[str, int]:
         """reason -> records of a source that were not taken, duplicates included."""
@@ -172,13 +187,19 @@ class CheckTexts(PipelineStep):
         damaged = counts.damaged()
         if damaged and not self.settings.allow_damaged_files:
             raise ValueError(damaged[0]["damage"])
+        for file in counts.unusable():
+            logger.warning(
+                "{file}: all {read:,} records were rejected: {rejected}; is it of this format?".format(**file)
+            )
         taken = sum(counts.taken().values(), Counter())
         if missing := [split for split in expected_splits(self.recipe, self.settings) if not taken[split]]:
             sources = counts.sources()
             rejected = sum((Counter(counts.rejected(source)) for source in sources), Counter())
+            unusable = [entry["file"] for entry in counts.unusable()]
+            remedy = f"see that the format is right of {', '.join(unusable[:5])}" if unusable else "give more text"
             raise ValueError(
                 f"no documents for {', '.join(missing)}: {sum(map(counts.read, sources))} read, "
                 f"{sum(taken.values())} accepted, rejected: {dict(sorted(rejected.items()))}; "
-                "give more text, or another seed for the split"
+                f"{remedy}, or take another seed for the split"
             )
         return data

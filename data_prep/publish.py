@@ -125,7 +125,8 @@ class Publish(PipelineStep):
                 for split, total in totals.items()
             },
         }
-        if damaged := counts.damaged():
-            manifest["damaged"] = damaged
+        for key, entries in (("damaged", counts.damaged()), ("unusable", counts.unusable())):
+            if entries:
+                manifest[key] = entries
         # as a reader of the file sees it
         return json.loads(json.dumps(manifest))

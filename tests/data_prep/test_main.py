@@ -30,6 +30,23 @@ def test_sources_and_their_attributes_reach_the_manifest(corpus, capsys):
     assert "2 sources, documents: train" in capsys.readouterr().out
 
 
+def test_the_last_line_tells_rejected_records_and_files_of_another_format(corpus, write_jsonl, make_texts, capfd):
+    write_jsonl(corpus / "c.jsonl", [*make_texts(9, seed=2), b"{"])
+    (corpus / "d.jsonl").write_text("\n\n".join(make_texts(7)))
+    (corpus / "e.jsonl").touch()
+    main(arguments(corpus, "--source", f"x={corpus}/*.jsonl", "--source", f"y={corpus}/b.txt", "--workers", "1"))
+    out, err = capfd.readouterr()
+    assert "8 of 137 records rejected; FILES WITHOUT ONE DOCUMENT: d.jsonl (see manifest.json); " in out
+    assert "d.jsonl: all 7 records were rejected: {'json': 7}; is it of this format?" in err
+    manifest = json.loads((corpus / "out/manifest.json").read_text())
+    assert manifest["unusable"] == [{"file": "d.jsonl", "read": 7, "rejected": {"json": 7}}]
+
+
+def test_when_nothing_is_left_the_files_of_another_format_are_named(corpus):
+    with pytest.raises(SystemExit, match="see that the format is right of b.txt, or take another seed"):
+        main(arguments(corpus, "--source", f"x={corpus}/b.txt", "--format", "x=jsonl", "--workers", "1"))
+
+
 def test_a_recipe_file_is_read(corpus, capsys):
     (corpus / "recipe.yaml").write_text("sources: {x: {files: a.jsonl}}\n")
     main(arguments(corpus, "--recipe", corpus / "recipe.yaml", "--dry-run"))
