@@ -1,6 +1,7 @@
 """The last stage: put indexes, tokenizer and dictionary in place, and write the manifest when all is there."""
 
 import json
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -15,11 +16,13 @@ from data_prep.counts import Counts
 from data_prep.fairseq_index import merge_shards, token_dtype
 from data_prep.files import sha256_of, write_text
 from data_prep.manifest import DICTIONARY, FORMAT, MANIFEST, describe_file, write_manifest
-from data_prep.recipe import SPLITS, Recipe, Settings
+from data_prep.recipe import SOURCE_NAME, SPLITS, Recipe, Settings
 from data_prep.tokenizers import load_tokenizer, save_tokenizer
 from data_prep.tokenizers.dictionary import FAIRSEQ_SPECIALS, dictionary_text
 
 INDEX_FILE = re.compile(rf"({'|'.join(SPLITS)})\d*\.(bin|idx)")
+# the manifest that a new one will replace
+REPLACED = ".replaced.json"
 TOKENIZER_FILES = ("spm.model", "tokenizer.tiktoken")
 
 
@@ -47,7 +50,7 @@ class Publish(PipelineStep):
         output = Path(self.output)
         counts = Counts(Path(self.work), self.recipe)
         counts.check_indexes()
-        (output / MANIFEST).unlink(missing_ok=True)
+        earlier = self._withdraw(output)
         tokenizer = load_tokenizer(self.tokenizer)
         size = len(FAIRSEQ_SPECIALS) + len(tokenizer.symbols)
         written = {save_tokenizer(tokenizer, output).name}
@@ -61,7 +64,7 @@ class Publish(PipelineStep):
                     merge_shards(shards, output / prefix, token_dtype(size))
                     files[split] += [f"{prefix}.bin", f"{prefix}.idx"]
         written.update(name for names in files.values() for name in names)
-        self._remove_others(output, written, counts.sources())
+        self._remove_others(output, written, [*counts.sources(), *earlier])
         manifest = self._manifest(output, counts, files)
         manifest["tokenizer"] = {
             "kind": tokenizer.kind,
@@ -71,8 +74,21 @@ class Publish(PipelineStep):
         }
         manifest["dictionary"] = {"file": DICTIONARY, "size": size, "sha256": sha256_of(output / DICTIONARY)}
         write_manifest(output, manifest)
+        (output / REPLACED).unlink(missing_ok=True)
         for split, total in manifest["splits"].items():
             logger.info("{}: {documents:,} documents, {tokens:,} tokens, {bytes:,} bytes".format(split, **total))
+
+    def _withdraw(self, output: Path) -> list[str]:
+        """Take the manifest away; folders of the sources that it names, also if a call that did so was killed."""
+        if (output / MANIFEST).exists():
+            os.replace(output / MANIFEST, output / REPLACED)
+        try:
+            sources = json.loads((output / REPLACED).read_text(encoding="utf-8"))["sources"]
+            return [
+                name for name, source in sources.items() if source["folder"] == name and SOURCE_NAME.fullmatch(name)
+            ]
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return []  # there was none, or no manifest of ours
 
     def _groups(self, source: str, split: str, dtype: type) -> list[list[Path]]:
         """The tasks' indexes in their order, put together to about `shard_tokens` each."""
@@ -97,6 +113,8 @@ class Publish(PipelineStep):
             for path in folder.glob("*.*"):
                 if INDEX_FILE.fullmatch(path.name) and path.relative_to(output).as_posix() not in written:
                     path.unlink()
+            if folder != output and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     def _manifest(self, output: Path, counts: Counts, files: dict[str, list[str]]) -> dict:
         sources = counts.by_source(self.recipe.flat)

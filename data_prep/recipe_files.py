@@ -1,6 +1,7 @@
 """Make recipes: from globs on the command line, from a YAML file, from a data folder of the published code."""
 
 import glob
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def from_globs(name: str, sources: Sequence[tuple[str, str]], attributes: Attrib
     for key, values in attributes.items():
         if unknown := sorted(set(values) - set(names)):
             raise ValueError(f"{key} of {', '.join(unknown)}; the sources are {', '.join(names)}")
-    inputs: dict[tuple[str, Path], InputFile] = {}
+    inputs: dict[tuple[str, str], InputFile] = {}
     for source, pattern in sources:
         check_source_name(source)
         of = {key: values.get(source) for key, values in attributes.items()}
@@ -45,8 +46,8 @@ def from_globs(name: str, sources: Sequence[tuple[str, str]], attributes: Attrib
         if not paths:
             raise ValueError(f"no file matches {folder / pattern} (source {source})")
         for path in paths:
-            # a file that two globs match is taken once
-            inputs[source, path] = InputFile(
+            # a file that two globs match is taken once, also when only one of them is absolute
+            inputs[source, os.path.abspath(path)] = InputFile(
                 path=path,
                 format=of.get("format") or format_of(path),
                 source=source,

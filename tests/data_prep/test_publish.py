@@ -75,7 +75,9 @@ def test_shards_in_a_row_are_the_whole(tmp_path, prepared, corpus, prepare_sourc
 
 
 def test_other_settings_leave_nothing_old_behind(tmp_path, corpus, prepare_sources):
-    prepare_sources(tmp_path / "out", {"en": corpus["en"]}, shard_tokens=5000)
+    prepare_sources(tmp_path / "out", {"en": corpus["en"], "gone": corpus["en"][:1]}, shard_tokens=5000)
+    # as after a kill between the old manifest and the new one
+    (tmp_path / "out/manifest.json").rename(tmp_path / "out/.replaced.json")
     stranger = tmp_path / "out/other/train.bin"
     stranger.parent.mkdir()
     stranger.touch()
@@ -85,6 +87,15 @@ def test_other_settings_leave_nothing_old_behind(tmp_path, corpus, prepare_sourc
     found = {path.relative_to(tmp_path / "out").as_posix() for path in tmp_path.glob("out/en/*")}
     assert found == {name for split in manifest["splits"].values() for name in split["files"]}
     assert stranger.exists() and tokenizer.exists()
+    assert {path.name for path in tmp_path.glob("out/*")} == {
+        "en",
+        "other",
+        "work",
+        "dict.txt",
+        "spm.model",
+        "manifest.json",
+    }
+    assert not (tmp_path / "out/.replaced.json").exists()
 
 
 def test_a_given_tokenizer_is_used_and_saved(tmp_path, prepared, corpus, prepare_sources):

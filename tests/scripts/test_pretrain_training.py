@@ -64,7 +64,8 @@ def without_evaluation(folder):
     (folder / "bin").mkdir(parents=True)
     for name in ("fairseq-train", "fairseq-eval-lm", "python"):
         program = folder / "bin" / name
-        real = f'exec {Path(sys.executable).with_name(name)} "$@"' if name == "fairseq-train" else 'echo "called: $* at $LOGLEVEL"'
+        real = f'exec {Path(sys.executable).with_name(name)} "$@"'
+        real = real if name == "fairseq-train" else 'echo "called: $* at $LOGLEVEL"'
         program.write_text(f"#!/bin/sh\n{real}\n")
         program.chmod(0o755)
     return folder
