@@ -44,6 +44,8 @@ def shares_by_weight(names: Sequence[str], weights: Mapping[str, float | None], 
             "source in --source-weights, or choose sources with --sources"
         )
     values = np.array([weights[name] for name in names], dtype=np.float64)
+    if names and not (values.min() >= 0 and 0 < values.sum() < math.inf):
+        raise ValueError(f"{origin}: expected weights of 0 or more, and one above 0; found {values.tolist()[:5]}")
     return values / values.sum()
 
 
@@ -55,12 +57,15 @@ def shares_by_alpha(tokens: Sequence[int], alpha: float) -> np.ndarray:
 
 
 def samples_per_epoch(shares: np.ndarray, total: int) -> np.ndarray:
-    """How many of `total` samples each source gives: shares x total, rounded so that they add up; at least one each."""
+    """How many of `total` samples each source gives: shares x total, rounded so that they add up.
+
+    At least one each, none where the share is 0.
+    """
     exact = shares * total
     counts = np.floor(exact).astype(np.int64)
     rest = total - int(counts.sum())
     counts[np.argsort(counts - exact, kind="stable")[:rest]] += 1
-    for number in np.flatnonzero(counts == 0):
+    for number in np.flatnonzero((counts == 0) & (shares > 0)):
         counts[np.argmax(counts)] -= 1
         counts[number] = 1
     return counts
@@ -93,7 +98,7 @@ class Mixture:
 
     def _next(self, name: str, length: int, done: int, count: int) -> np.ndarray:
         """The `count` samples of a source that come after the first `done`."""
-        parts = []
+        parts = [np.empty(0, dtype=np.int64)]
         while count > 0:
             number, offset = divmod(done, length)
             generator = np.random.default_rng([self.seed, zlib.crc32(name.encode()), number])

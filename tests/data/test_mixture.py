@@ -86,3 +86,15 @@ def test_a_sources_order_does_not_depend_on_its_place():
     mixture = Mixture(["en", "de"], [30, 30], np.array([0.5, 0.5]), seed=3)
     turned = Mixture(["de", "en"], [30, 30], np.array([0.5, 0.5]), seed=3)
     assert taken(mixture, [1], 0) == taken(turned, [1], 1) != taken(mixture, [1], 1)
+
+
+def test_a_source_of_weight_0_is_not_drawn():
+    shares = shares_by_weight(["en", "de"], {"en": 2.0, "de": 0.0}, "the manifest")
+    drawn = Mixture(["en", "de"], [3, 2], shares, seed=1).samples(1)
+    assert len(drawn) == 5 and set(drawn.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (1.0, -1.0), (1.0, float("nan"))])
+def test_weights_that_make_no_shares_are_an_error(weights):
+    with pytest.raises(ValueError, match="the manifest: expected weights of 0 or more, and one above 0"):
+        shares_by_weight(["en", "de"], dict(zip(["en", "de"], weights, strict=True)), "the manifest")
