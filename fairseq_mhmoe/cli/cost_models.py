@@ -58,7 +58,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Any:
         ValueError: names the file and what is wrong with it.
     """
     if not path.is_file() or path.suffix != ".yaml":
-        raise ValueError(f"{path} is no .yaml file; expected a configuration, or an architecture: {_names()}")
+        wrong = "is no .yaml file" if path.exists() else "does not exist"
+        raise ValueError(f"{path} {wrong}; expected a configuration, or an architecture: {_names()}")
     path = path.resolve()
     root = next((folder for folder in path.parents if (folder / "model").is_dir()), path.parent)
     name = path.relative_to(root).with_suffix("").as_posix()

@@ -19,6 +19,8 @@ from fairseq_mhmoe.integration.hooks import wrap
 from fairseq_mhmoe.integration.launchers import find_place
 
 PACKAGE = Path(__file__).resolve().parents[1]
+# tokenizers are read with the code that prepared the data
+PACKAGES = {PACKAGE, PACKAGE.with_name("data_prep")}
 OTHER_ARCHITECTURE = "please ensure that the architectures match"
 NOT_FINITE = (
     "no step was made with them, and checkpoints are as they were (crash.pt is for inspection); lower --lr, lengthen "
@@ -89,8 +91,8 @@ def message_for_users(error):
 
 
 def raised_here(error):
-    """Whether the error comes from this package's code."""
+    """Whether the error comes from this project's code."""
     frame = error.__traceback__
     while frame.tb_next is not None:
         frame = frame.tb_next
-    return PACKAGE in Path(frame.tb_frame.f_code.co_filename).resolve().parents
+    return not PACKAGES.isdisjoint(Path(frame.tb_frame.f_code.co_filename).resolve().parents)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from data_prep.tokenizers.ranks import load_ranks
 from fairseq_mhmoe.integration.errors import call_main_readably, message_for_users
 from fairseq_mhmoe.moe import MoEConfig
 
@@ -12,6 +13,10 @@ def refuse(cfg, main):
 
 def fail_elsewhere(cfg, main):
     raise ValueError("a defect")
+
+
+def miss_a_tokenizer(cfg, main):
+    load_ranks("none.tiktoken")
 
 
 def overflow(cfg, main):
@@ -26,6 +31,7 @@ def mismatch(cfg, main):
     "failure, line",
     [
         (refuse, "error: MoE layer: top_k=5; expected"),
+        (miss_a_tokenizer, "error: no tiktoken file none.tiktoken"),
         (overflow, "error: gradients are Nan/Inf: no step was made"),
         (mismatch, "error: Cannot load model parameters from checkpoint x.pt"),
     ],
