@@ -69,6 +69,11 @@ def choose_sources(sources: Sequence[Source], names: str | None) -> list[Source]
     return [source for source in sources if source.name in wanted]
 
 
+def has_split(source: Source, split: str) -> bool:
+    """Whether there are files of a split, not looking into them."""
+    return MMapIndexedDataset.exists(str(source.folder / split))
+
+
 def split_files(folder: Path, source: Source, split: str, manifest: dict | None, combine: bool = False) -> list[Path]:
     """Prefixes of a split's files: one, or all shards with `combine`, in subfolders, or where the manifest says so.
 

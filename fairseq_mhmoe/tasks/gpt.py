@@ -16,7 +16,7 @@ from fairseq_mhmoe.data.blocks import Blocks
 from fairseq_mhmoe.data.checks import DICTIONARY, load_dictionary
 from fairseq_mhmoe.data.folder import LOGGED, DataFolder, Part
 from fairseq_mhmoe.data.mixture import Mixture, parse_weights, shares_by_alpha, shares_by_weight
-from fairseq_mhmoe.data.sources import choose_sources
+from fairseq_mhmoe.data.sources import choose_sources, has_split
 from fairseq_mhmoe.tasks.gpt_options import GPTConfig, check_options
 
 logger = logging.getLogger(__name__)
@@ -59,9 +59,8 @@ class GPTTask(LanguageModelingTask):
     def source_names(self) -> list[str]:
         """The sources that are read, those of all folders together; batches tell a row's source by its number here."""
         found = {}
-        for path in data_paths(self.args):
-            if path.is_dir():
-                found.update((source.name, source) for source in self._folder(path).sources)
+        for folder in self._folders:
+            found.update((source.name, source) for source in folder.sources)
         return [source.name for source in choose_sources(list(found.values()), self.args.sources)]
 
     def check_sources(self) -> None:
@@ -74,10 +73,21 @@ class GPTTask(LanguageModelingTask):
         if len(names) == 1 and (weighted or self.args.sampling_alpha != 1):
             option = "--source-weights" if weighted else "--sampling-alpha"
             logger.warning(f"{option} has no effect: the data have one source, {names[0]}")
-        folders = [self._folder(path) for path in data_paths(self.args) if path.is_dir()]
+        for folder in self._folders:
+            chosen = [source for source in folder.sources if source.name in names]
+            if not chosen:
+                there = ", ".join(source.name for source in folder.sources[:20])
+                raise ValueError(
+                    f"--sources {self.args.sources}: {folder.path} has none of them, but {there}; leave the folder out"
+                )
+            if weighted:
+                trained = [source.name for source in chosen if has_split(source, self.args.train_subset)]
+                shares_by_weight(trained, weighted, "--source-weights")
         if self.args.use_plasma_view:
             logger.warning("--use-plasma-view has no effect: samples are read from the files, without lists to share")
-        elsewhere = any(not source.folder.is_relative_to(each.path) for each in folders for source in each.sources)
+        elsewhere = any(
+            not source.folder.is_relative_to(folder.path) for folder in self._folders for source in folder.sources
+        )
         if self.args.absolute_path and not elsewhere:
             logger.warning("--absolute-path has no effect: no source of the data folder lies elsewhere")
 
@@ -86,7 +96,7 @@ class GPTTask(LanguageModelingTask):
         paths = data_paths(self.args)
         # one folder at a time: a cached iterator would keep the last one
         self.dataset_to_epoch_iter.pop(self.datasets.pop(split, None), None)
-        folder = self._folder(paths[(epoch - 1) % len(paths)])
+        folder = self._folders[(epoch - 1) % len(paths)]
         if self.args.dataset_impl not in (None, "mmap"):
             self._need_one_source(f"--dataset-impl {self.args.dataset_impl}")
             super().load_dataset(split, epoch=epoch, combine=combine, **kwargs)
@@ -99,7 +109,14 @@ class GPTTask(LanguageModelingTask):
         else:
             self.datasets[split] = self._dataset(split, parts, folder, folders=len(paths))
 
+    @cached_property
+    def _folders(self) -> list[DataFolder]:
+        """All data folders, so that what is wrong with a later one shows before training comes to it."""
+        return [self._folder(path) for path in data_paths(self.args)]
+
     def _folder(self, path: Path) -> DataFolder:
+        if not path.is_dir():
+            raise ValueError(f"no data folder {path}; check the colon-separated list {self.args.data}")
         dictionary_path = Path(self.args.dict_path or data_paths(self.args)[0] / DICTIONARY)
         return DataFolder(path, dictionary_path, self.dictionary, self.args.absolute_path)
 
@@ -240,6 +257,9 @@ class GPTTask(LanguageModelingTask):
 
     def eval_lm_dataloader(self, dataset, *args, max_positions=None, context_window=0, **kwargs):
         """Batches for fairseq-eval-lm, in blocks that the model can take: shorter ones than asked for, if need be."""
+        mixing = {"--sampling-alpha": self.args.sampling_alpha != 1, "--source-weights": self.args.source_weights}
+        for option in [option for option, given in mixing.items() if given]:
+            logger.warning(f"{option} has no effect in evaluation: each token is scored once")
         longest = self.args.tokens_per_sample + context_window
         if max_positions is not None and longest > max_positions:
             if context_window >= max_positions:

@@ -8,6 +8,7 @@ from typing import Optional
 from fairseq.tasks.language_modeling import LanguageModelingConfig
 from omegaconf import II
 
+from data_prep.tokenizers.ranks import CL100K
 from fairseq_mhmoe.data.mixture import parse_weights
 
 
@@ -75,6 +76,8 @@ def check_options(args) -> None:
         raise ValueError(f"--batch-read-ahead is {args.batch_read_ahead}; expected 0 or more")
     if args.spm_model is not None and not Path(args.spm_model).is_file():
         raise ValueError(f"--spm-model: no file {args.spm_model}")
+    if args.tiktoken_model not in (None, CL100K) and not Path(args.tiktoken_model).is_file():
+        raise ValueError(f"--tiktoken-model: no file {args.tiktoken_model}, and it is not {CL100K}")
     if args.spm_model is not None and args.tiktoken_model is not None:
         raise ValueError("--spm-model and --tiktoken-model: data have one tokenizer; leave one of them out")
     if not 0 <= args.sampling_alpha < math.inf:

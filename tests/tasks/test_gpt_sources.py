@@ -128,6 +128,23 @@ def test_several_folders_are_read_one_an_epoch_with_all_their_sources(make_task,
     assert task.source_names == ["en", "de"] and lengths == [10, 15, 10]
 
 
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(sources="fr"), "--sources fr: .*a has none of them, but en; leave the folder out"),
+        (dict(source_weights="en=1"), "--source-weights: no weight for de, fr"),
+    ],
+)
+def test_a_later_folder_is_checked_before_training_comes_to_it(
+    make_task, tmp_path, folder, fields, message, write_sources
+):
+    first = write_sources(tmp_path / "a", en=SOURCES["en"])
+    with pytest.raises(ValueError, match=message):
+        make_task(f"{first}:{folder}", **fields)
+    with pytest.raises(ValueError, match="no data folder .*none; check the colon-separated list"):
+        make_task(f"{first}:{tmp_path / 'none'}")
+
+
 def test_a_folder_that_was_read_is_let_go(make_task, tmp_path, write_sources):
     folder = write_sources(tmp_path / "data", **SOURCES)
     task = make_task(folder)
@@ -201,6 +218,7 @@ def test_a_damaged_shard_is_named(load, tmp_path, write_sources):
         (dict(source_weights="en=1,de=1", sampling_alpha=0.7), "--source-weights and --sampling-alpha 0.7 both"),
         (dict(sampling_alpha=-1.0), "--sampling-alpha is -1.0"),
         (dict(spm_model=__file__, tiktoken_model="cl100k_base"), "--spm-model and --tiktoken-model"),
+        (dict(tiktoken_model="none.tiktoken"), "--tiktoken-model: no file none.tiktoken, and it is not cl100k_base"),
         (dict(dict_path="none.txt"), "--dict-path: no file none.txt"),
     ],
 )
@@ -219,3 +237,12 @@ def test_options_without_effect_are_named(make_task, folder, caplog):
         make_task(folder, sources="de", sampling_alpha=0.7, absolute_path=True, use_plasma_view=True)
     assert "--sampling-alpha has no effect: the data have one source, de" in caplog.text
     assert "--absolute-path has no effect" in caplog.text and "--use-plasma-view has no effect" in caplog.text
+
+
+@pytest.mark.parametrize("fields", [dict(sampling_alpha=0.7), dict(source_weights="en=1,de=2,fr=1")])
+def test_evaluation_says_that_it_does_not_mix(make_task, folder, caplog, fields):
+    task = make_task(folder, tokens_per_sample=8, **fields)
+    task.load_dataset("valid")
+    task.eval_lm_dataloader(task.dataset("valid"))
+    option = "--" + next(iter(fields)).replace("_", "-")
+    assert f"{option} has no effect in evaluation" in caplog.text
