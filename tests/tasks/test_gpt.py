@@ -1,10 +1,13 @@
 """Options and errors of task gpt."""
 
+import base64
 import logging
 import shutil
 
 import pytest
 
+from data_prep.tokenizers import load_tokenizer, save_tokenizer
+from data_prep.tokenizers.dictionary import dictionary_text
 from fairseq_mhmoe.data.text import SentencePieceText
 
 EOS = 2
@@ -53,6 +56,24 @@ def test_spm_model_names_another_model(make_task, tmp_path, tiny_data_dir):
     assert make_task(without).build_bpe(None) is None
     model = tiny_data_dir / "spm.model"
     assert isinstance(make_task(without, "--spm-model", model).build_bpe(None), SentencePieceText)
+
+
+@pytest.mark.parametrize("by_option", [False, True])
+def test_a_tiktoken_file_makes_ranks_and_text(make_task, tmp_path, by_option):
+    """A vocabulary of all bytes and "th", which is the folder's own or named by --tiktoken-model."""
+    tokens = [*(bytes([byte]) for byte in range(256)), b"th"]
+    ranks = tmp_path / "ranks.tiktoken"
+    ranks.write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens)))
+    tokenizer, folder = load_tokenizer(ranks), tmp_path / "data"
+    folder.mkdir()
+    (folder / "dict.txt").write_text(dictionary_text(tokenizer.symbols))
+    if not by_option:
+        save_tokenizer(tokenizer, folder)
+    task = make_task(folder, tiktoken_model=str(ranks) if by_option else None)
+    bpe = task.build_bpe(None)
+    assert bpe.encode("that") == "256 97 116" and bpe.decode(bpe.encode("the naïve")) == "the naïve"
+    ids = task.dictionary.encode_line(bpe.encode("that"), append_eos=False, add_if_not_exist=False)
+    assert ids.tolist() == tokenizer.encode(["that"])[0].tolist()
 
 
 def test_spm_model_beside_bpe_is_said_to_have_no_effect(make_task, tiny_data_dir, caplog):
