@@ -17,7 +17,6 @@ from pathlib import Path
 import multiprocess
 from datatrove.executor import slurm
 from datatrove.executor.base import DistributedEnvVars, PipelineExecutor
-from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.executor.ray import RayPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
@@ -25,6 +24,7 @@ from datatrove.utils.stats import PipelineStats
 
 import data_prep.dedup  # noqa: F401  in a task on another machine, the steps that follow need its import of datatrove
 from data_prep.files import write_text
+from data_prep.local_tasks import LocalExecutor
 
 KINDS = ("local", "slurm", "ray")
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,12 +120,8 @@ def _run_here(stages: Sequence[Stage], logs: Path, make: Callable, executor: Exe
     return seconds
 
 
-class LocalExecutor(LocalPipelineExecutor):
-    """datatrove's; as a class of this module, which is imported before the steps are unpickled."""
-
-
 def _local_stage(stage: Stage, logs: Path, executor: Executor) -> PipelineExecutor:
-    # the server that forks datatrove's workers imports fairseq once, instead of each worker for itself
+    # the server that forks the tasks imports fairseq once, instead of each task for itself
     multiprocess.get_context("forkserver").set_forkserver_preload(["data_prep.stages"])
     workers = min(stage.tasks, executor.workers or os.cpu_count() or 1)
     return LocalExecutor(

@@ -3,6 +3,7 @@
 import filecmp
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -164,3 +165,18 @@ def test_a_local_tasks_error_stops_the_run_and_comes_out_as_it_is(tmp_path, work
     with pytest.raises(ValueError, match="oh"):
         run_stages(stages, tmp_path, Executor(workers=workers))
     assert not (tmp_path / "two").exists()
+
+
+class EndItself:
+    """A step whose second task is killed."""
+
+    def __call__(self, data, rank, world_size):
+        if rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return data
+
+
+def test_a_task_that_was_killed_is_an_error_and_not_waited_for(tmp_path):
+    with pytest.raises(RuntimeError, match=r"task 1 was ended from outside \(exit code -9"):
+        run_stages([Stage("one", [EndItself()], 2)], tmp_path, Executor(workers=2))
+    assert [path.name for path in tmp_path.glob("one/completions/*")] in (["00000"], [])
