@@ -82,7 +82,10 @@ def text_of(value: Any) -> str | None:
 
 
 def metadata_of(entry: dict[str, Any]) -> dict[str, str]:
-    """Title, language and source of an entry, as far as it has them as text."""
+    """Language and source of an entry, as far as it has them as text.
+
+    No title: with it a document is told from others by its id, which here is only the number of its line.
+    """
     meta = entry.get("meta")
     if isinstance(meta, str):  # JSON within JSON, as RedPajama v1 is published
         try:
@@ -96,7 +99,6 @@ def metadata_of(entry: dict[str, Any]) -> dict[str, str]:
         *((entry, key) for key in LAST_SOURCE_KEYS),
     )
     found = {
-        "title": _first_string(entry.get("title"), meta.get("title")),
         "language": _first_string(entry.get("language"), meta.get("language")),
         "source": next((part for part in (source_name(place.get(key)) for place, key in places) if part), ""),
     }

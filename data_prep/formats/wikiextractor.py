@@ -63,6 +63,8 @@ def _from_json(line: bytes, number: int) -> Record:
         entry = jsonl.parse_json(line)
         if entry.get("id") and isinstance(entry["id"], str | int):
             record.id = jsonl.writable(str(entry["id"]))
+            if isinstance(entry.get("title"), str) and entry["title"]:
+                record.metadata["title"] = jsonl.writable(entry["title"])
         if isinstance(entry.get("url"), str):
             record.metadata |= _language(entry["url"])
     return record

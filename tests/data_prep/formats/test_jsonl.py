@@ -9,6 +9,7 @@ from datatrove.data import Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep.filters import position_of
 from data_prep.formats import FORMATS, Rejected, lines
 
 read = FORMATS["jsonl"].read
@@ -55,11 +56,15 @@ def test_the_part_of_a_mixed_corpus_is_found(entry, source):
     assert only({"text": "a", **entry}).metadata.get("source") == source
 
 
-def test_title_and_language_are_kept_where_they_are_text():
-    record = only({"text": "a", "meta": {"language": "pt-BR", "title": "T"}})
-    assert record.metadata == {"title": "T", "language": "pt-BR"}
-    assert only({"text": "a", "meta": {"language": [{"name": "C"}], "title": 1}}).metadata == {}
-    assert only({"text": "a", "title": "a\ud800b"}).metadata == {"title": "ab"}
+def test_language_is_kept_where_it_is_text():
+    assert only({"text": "a", "meta": {"language": "pt-BR"}}).metadata == {"language": "pt-BR"}
+    assert only({"text": "a", "meta": {"language": [{"name": "C"}]}}).metadata == {}
+
+
+def test_the_split_of_a_line_does_not_depend_on_its_place_nor_title():
+    entries = [{"text": text, "title": title} for text, title in (("a", "T"), ("b", "T"), ("a", "U"))]
+    first, other, copy = (position_of(record, "0") for record in records("\n".join(map(json.dumps, entries)).encode()))
+    assert first == copy != other
 
 
 @pytest.mark.parametrize(
