@@ -86,15 +86,19 @@ class FolderCheck:
         if None in listed:
             _check_tokens(prefix, summary, self.dictionary_size)
             return summary
-        if self._dictionary_hash != self._manifest["dictionary"]["sha256"]:
-            raise ValueError(
-                f"wrong vocabulary: {self.folder / MANIFEST} was written with another dictionary than "
-                f"{self.dictionary_path}; restore the dict.txt that belongs to the data, or {AGAIN}"
-            )
+        self.check_dictionary()
         for path, size in zip(files, listed, strict=True):
             if path.stat().st_size != size:
                 raise ValueError(f"{path} should have {size} bytes, says the manifest; {AGAIN}")
         return summary
+
+    def check_dictionary(self) -> None:
+        """ValueError where the manifest, if there is one, names another dictionary."""
+        if self._manifest is not None and self._dictionary_hash != self._manifest["dictionary"]["sha256"]:
+            raise ValueError(
+                f"wrong vocabulary: {self.folder / MANIFEST} was written with another dictionary than "
+                f"{self.dictionary_path}; restore the dict.txt that belongs to the data, or {AGAIN}"
+            )
 
     def _listed_size(self, path: Path) -> int | None:
         inside = path.is_relative_to(self.folder)

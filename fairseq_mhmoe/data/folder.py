@@ -76,6 +76,10 @@ class DataFolder:
         self._log(split, parts)
         return parts
 
+    def check_dictionary(self) -> None:
+        """ValueError where the manifest, if there is one, names another dictionary."""
+        self._check.check_dictionary()
+
     def _source(self, name: str, chosen: Collection[str]) -> Source:
         for source in self.sources:
             if source.name == name and name in chosen:

@@ -74,6 +74,8 @@ class GPTTask(LanguageModelingTask):
             option = "--source-weights" if weighted else "--sampling-alpha"
             logger.warning(f"{option} has no effect: the data have one source, {names[0]}")
         for folder in self._folders:
+            if len(self._folders) > 1:
+                folder.check_dictionary()
             chosen = [source for source in folder.sources if source.name in names]
             if not chosen:
                 there = ", ".join(source.name for source in folder.sources[:20])

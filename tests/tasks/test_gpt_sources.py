@@ -145,6 +145,16 @@ def test_a_later_folder_is_checked_before_training_comes_to_it(
         make_task(f"{first}:{tmp_path / 'none'}")
 
 
+def test_a_later_folder_with_another_dictionary_is_refused_before_training_comes_to_it(
+    make_task, tmp_path, folder, write_sources
+):
+    other = write_sources(tmp_path / "a", en=SOURCES["en"])
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps(manifest | {"dictionary": {"sha256": "-"}}))
+    with pytest.raises(ValueError, match="wrong vocabulary: .*a/manifest.json was written with another dictionary"):
+        make_task(f"{folder}:{other}")
+
+
 def test_a_folder_that_was_read_is_let_go(make_task, tmp_path, write_sources):
     folder = write_sources(tmp_path / "data", **SOURCES)
     task = make_task(folder)
