@@ -11,6 +11,8 @@ from xml.sax.saxutils import escape
 import hypothesis
 import pytest
 
+from . import forks
+
 # the machine is shared, and small tensors gain nothing from threads; set before torch is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -18,10 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 # the same examples every time: a test that fails on one machine fails on all
 hypothesis.settings.register_profile("here", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("here")
-
-PROGRAMS = {f"fairseq-{name}": f"fairseq_cli.{name.replace('-', '_')}" for name in (
-    "train", "hydra-train", "eval-lm", "generate", "interactive", "validate"
-)}  # fmt: skip
 
 WORDS = (
     "the of and in to a is was for as on with by that from at his it an were are which this also be has had first one "
@@ -111,21 +109,24 @@ def tiny_data_dir(tmp_path_factory, prepare_dump, write_articles):
 def run_cli():
     """run_cli("fairseq-train", DATA, "--task", "gpt", ..., stdin="", check=True, timeout=240) -> CompletedProcess.
 
-    Also "python" with "-m", MODULE. Runs in the repository's root with this Python; stderr comes within stdout.
+    fairseq's programs run in forks (forks.py), "python" with "-m", MODULE in a new process. Both start in the
+    repository's root with this Python; stderr comes within stdout.
     """
 
     def run(program, *arguments, stdin="", check=True, timeout=240, **environment):
-        command = [sys.executable] if program == "python" else [sys.executable, "-m", PROGRAMS[program]]
-        result = subprocess.run(
-            [*command, *map(str, arguments)],
-            input=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout,
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
-        )
+        if program != "python":
+            result = forks.run_program(program, arguments, stdin, timeout, **environment)
+        else:
+            result = subprocess.run(
+                [sys.executable, *map(str, arguments)],
+                input=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=timeout,
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
+            )
         if check:
             assert result.returncode == 0, result.stdout[-4000:]
         return result

@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from .. import forks
 from . import launcher
 
 
@@ -19,10 +20,10 @@ class ForkedJob:
         self.outputs = tempfile.TemporaryDirectory()
         self.ranks = []
         for rank in range(processes):
-            settings = {**launcher.QUIET, **launcher.torchrun_environment(rank, processes, port), **env}
-            call = (launcher._program, ("fairseq-train", [str(word) for word in words], None))
+            settings = {**forks.QUIET, **launcher.torchrun_environment(rank, processes, port), **env}
+            call = (forks.program, ("fairseq-train", [str(word) for word in words], None))
             output = str(Path(self.outputs.name, f"{rank}.txt"))
-            self.ranks.append(launcher.server().Process(target=launcher._become, args=(call, settings, output)))
+            self.ranks.append(forks.server().Process(target=forks.become, args=(call, settings, output)))
         for rank in self.ranks:
             rank.start()
 

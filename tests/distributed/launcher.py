@@ -1,14 +1,11 @@
 """Starts processes that talk to each other over loopback: under torchrun, or forked from one that has imported all.
 
-torchrun is what people use, and costs seconds of imports per process. `python_ranks` and `program_ranks` fork from a
-server with torch, fairseq and this package in memory, and set torchrun's variables: a rank costs a tenth of a second.
+torchrun is what people use, and costs seconds of imports per process. `python_ranks` and `program_ranks` use forks
+(forks.py) and set torchrun's variables.
 Everything has a time limit, and only what was started here is ended.
 """
 
-import logging
-import multiprocessing
 import multiprocessing.connection
-import multiprocessing.forkserver
 import os
 import pickle
 import signal
@@ -19,21 +16,12 @@ import tempfile
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib import import_module
 from pathlib import Path
 
 import torch.distributed as dist
 
-ROOT = Path(__file__).resolve().parents[2]
-QUIET = {
-    "GLOO_SOCKET_IFNAME": "lo",
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "PYTHONPATH": str(ROOT),
-}
-PROGRAMS = {f"fairseq-{name}": f"fairseq_cli.{name.replace('-', '_')}" for name in (
-    "train", "eval-lm", "generate", "interactive", "validate"
-)}  # fmt: skip
+from .. import forks
+from ..forks import QUIET, ROOT, become, server
 
 # A model of a few thousand weights: 2 blocks, the second with 4 experts.
 TINY_MODEL = {
@@ -203,7 +191,7 @@ def program_ranks(program, words, processes=2, seconds=120, environment=torchrun
         environment: f(rank, processes, port) -> the launcher's variables; torchrun's by default.
         before: f(), of a module that can be imported, called in each rank before the program starts.
     """
-    call = (_program, (program, [str(word) for word in words], before))
+    call = (forks.program, (program, [str(word) for word in words], before))
     return fork_ranks(call, processes, seconds, lambda rank, port: environment(rank, processes, port), bare=True)
 
 
@@ -221,7 +209,7 @@ def fork_ranks(call, processes, seconds, environment, bare=False):
             settings = {**QUIET, **({} if bare else torchrun_environment(rank, processes, port))}
             settings.update(environment(rank, port))
             output = str(Path(folder, f"{rank}.txt"))
-            ranks.append(server().Process(target=_become, args=(call, settings, output), daemon=True))
+            ranks.append(server().Process(target=become, args=(call, settings, output), daemon=True))
         try:
             for rank in ranks:
                 rank.start()
@@ -237,43 +225,9 @@ def fork_ranks(call, processes, seconds, environment, bare=False):
         return [Ended(status, Path(folder, f"{i}.txt").read_text()) for i, status in enumerate(statuses)]
 
 
-def server():
-    """The context whose processes are forks of one that has imported everything."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "torch._dynamo", "fairseq_mhmoe", *PROGRAMS.values()])
-    kept = {name: os.environ.get(name) for name in QUIET}
-    os.environ.update(QUIET)
-    try:
-        multiprocessing.forkserver.ensure_running()
-    finally:
-        for name, value in kept.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-    return context
-
-
-def _become(call, settings, output):
-    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    os.environ.update(settings)
-    os.chdir(ROOT)
-    function, arguments = call
-    function(*arguments)
-
-
 def _joined_call(function, arguments, folder, seconds):
     dist.init_process_group("gloo", timeout=timedelta(seconds=seconds))
     result = function(*arguments)
     Path(folder, str(dist.get_rank())).write_bytes(pickle.dumps(result))
     dist.barrier()
     dist.destroy_process_group()
-
-
-def _program(program, words, before):
-    # as each program does it when it is the first to import fairseq
-    form = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
-    logging.basicConfig(format=form, datefmt="%Y-%m-%d %H:%M:%S", level=logging.INFO, stream=sys.stdout, force=True)
-    sys.argv = [program, *words]
-    if before is not None:
-        before()
-    import_module(PROGRAMS[program]).cli_main()

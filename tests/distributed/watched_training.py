@@ -11,7 +11,8 @@ from fairseq import checkpoint_utils
 from fairseq.trainer import Trainer
 from fairseq_cli.train import cli_main
 
-from .launcher import ROOT, describe, fork_ranks, torchrun_environment, train_words
+from ..forks import ROOT
+from .launcher import describe, fork_ranks, torchrun_environment, train_words
 
 
 def train_watched(data, save_dir, processes, check=True, seconds=120, watch=None, **options):

@@ -1,17 +1,12 @@
 """Tiny models, and a way to run the stock programs on them."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
+from .. import forks
 from ..distributed.launcher import words_of
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # A tenth of a tiny preset: what is tested here is not what the model learns.
 SMALL_BODY = {
@@ -36,56 +31,18 @@ class Result:
         return [json.loads(parts[1]) for parts in lines if len(parts) == 2 and parts[1].startswith("{")]
 
 
-class ProgramServer:
-    """Talks to program_server.py, which is started with the first request."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.process = None
-
-    def start(self):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("program_server.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            text=True,
-        )
-
-    def run(self, program, words, stdin=""):
-        if self.process is None:
-            self.start()
-        source, output = self.folder / "input.txt", self.folder / "output.txt"
-        source.write_text(stdin)
-        request = dict(program=program, words=words, folder=str(ROOT), input=str(source), output=str(output))
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        status = self.process.stdout.readline()
-        assert status, "the program server died"
-        return Result(int(status), output.read_text())
-
-    def stop(self):
-        if self.process is not None:
-            self.process.stdin.close()
-            self.process.wait(timeout=10)
-
-
 @pytest.fixture(scope="session")
-def run_program(tmp_path_factory):
+def run_program():
     """run_program(name, data folder, stdin="", check=True, **options) -> Result, in a process of its own."""
-    server = ProgramServer(tmp_path_factory.mktemp("programs"))
 
     def run(program, data, stdin="", check=True, **options):
         words = [str(data), *words_of({"user_dir": "fairseq_mhmoe", "cpu": True, **options})]
-        result = server.run(program, words, stdin)
+        done = forks.run_program(program, words, stdin)
         if check:
-            assert result.returncode == 0, result.output[-4000:]
-        return result
+            assert done.returncode == 0, done.stdout[-4000:]
+        return Result(done.returncode, done.stdout)
 
-    yield run
-    server.stop()
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,20 @@
+"""What the server of forks has in memory (forks.py): all that fairseq's programs import, and what they learn once."""
+
+import gc
+
+import pytest  # noqa: F401
+import torch._dynamo  # noqa: F401  (every optimizer imports it)
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq_cli import eval_lm, generate, hydra_train, interactive, train, validate  # noqa: F401
+from torch.utils import tensorboard  # noqa: F401
+
+import fairseq_mhmoe  # noqa: F401
+
+# hydra's parsers keep what they have found out about their grammars
+words = ["data", "--task", "language_modeling", "--path", "checkpoint.pt"]
+convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_validation_parser(), words))
+
+# so that collecting garbage in a fork neither walks over all this nor copies its pages
+gc.collect()
+gc.freeze()
