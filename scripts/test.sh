@@ -13,6 +13,7 @@ usage: bash scripts/test.sh [PYTEST ARGUMENTS]
 
 Makes the virtual environment if it is missing (scripts/setup.sh), then runs ruff, shellcheck and all tests.
 With arguments it runs only pytest with them, e.g.: bash scripts/test.sh tests/moe -k capacity
+or, without those above ten seconds: bash scripts/test.sh -n 2 --dist loadfile -m "not slow"
 TEXT
 }
 
@@ -31,13 +32,6 @@ lint() {
   "$VENV/bin/shellcheck" --external-sources "${files[@]}"
 }
 
-# Exit status 5 of pytest means that no test is marked so.
-run_marked() {
-  local status=0
-  "$VENV/bin/python" -m pytest -q -m "$@" || status=$?
-  ((status == 0 || status == 5)) || exit "$status"
-}
-
 main() {
   if [[ ${1:-} == -h || ${1:-} == --help ]]; then
     usage
@@ -49,10 +43,9 @@ main() {
     exec "$VENV/bin/python" -m pytest "$@"
   fi
   lint
-  say "tests that are not slow"
-  run_marked "not slow" --numprocesses 2 --dist loadfile
-  say "slow tests"
-  run_marked "slow" --numprocesses 2 --dist loadfile
+  say "tests"
+  # a file stays in one process, so that its tests share what they prepare; tests/conftest.py puts the longest first
+  "$VENV/bin/python" -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
   say "all passed after $SECONDS s"
 }
 

@@ -1,6 +1,7 @@
 """What tests share: a prepared data folder, hand-made Wikipedia dumps, and the command-line programs."""
 
 import bz2
+import gc
 import os
 import random
 import subprocess
@@ -21,6 +22,18 @@ ROOT = Path(__file__).resolve().parents[1]
 hypothesis.settings.register_profile("here", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("here")
 
+# The files that take longest, which start first: two workers then end together (scripts/test.sh).
+LONGEST = """
+    distributed/test_equality_training benchmarks/test_train_step distributed/test_kill data_prep/test_executors
+    cli/test_demo data_prep/test_pipeline distributed/test_equality distributed/test_resume benchmarks/test_moe_layer
+    distributed/test_launch data_prep/test_demo_english integration/test_user_dir benchmarks/test_data_preparation
+    scripts/test_run_training scripts/test_pretrain_training end_to_end/test_train_and_evaluate
+    distributed/test_failures end_to_end/test_precision_and_steps integration/test_resume test_paper_configs
+    end_to_end/test_bad_input tasks/test_gpt_batches distributed/test_exchange distributed/test_equality_overflow
+    moe/test_torchscale benchmarks/test_cross_entropy tasks/test_gpt integration/test_checkpoint_loading
+    golden/test_check end_to_end/test_bitnet end_to_end/test_sources integration/test_weight_decay
+""".split()
+
 WORDS = (
     "the of and in to a is was for as on with by that from at his it an were are which this also be has had first one "
     "their its new after who they two her she been other when time during there into school all may century world more "
@@ -28,6 +41,18 @@ WORDS = (
     "including would became under while three about people system both university then same made part area south north "
     "national population family company river group small number island language history century's église naïve 1,234"
 ).split()
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, the others in their order."""
+    places = {ROOT / "tests" / f"{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish():
+    """What was imported stays: collecting garbage need not walk over it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
