@@ -139,7 +139,7 @@ class RayExecutor(RayPipelineExecutor):
         failure = Path(self.logging_dir.resolve_paths("failures")) / f"{rank:05d}.txt"
         failure.unlink(missing_ok=True)
         try:
-            # not Ray's own: that logs to /tmp/ray_logs, where runs and users of one machine meet
+            # not Ray's own: that logs to one folder for all runs and users of a machine
             return PipelineExecutor._run_for_rank(self, rank, local_rank, node_rank)
         except Exception as error:
             write_text(failure, f"task {rank}: {type(error).__name__}: {error}")
