@@ -55,18 +55,21 @@ def become(call, settings, output, source=os.devnull):
 
 
 def program(name, words, before=None):
-    """What "fairseq-train", ... does, after `before()`; called in a fork."""
+    """What "fairseq-train", ... or a module's main() does, after `before()`; called in a fork."""
     # as each program does it when it is the first to import fairseq
     form = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
     logging.basicConfig(format=form, datefmt="%Y-%m-%d %H:%M:%S", level=logging.INFO, stream=sys.stdout, force=True)
     sys.argv = [name, *words]
     if before is not None:
         before()
-    import_module(PROGRAMS[name]).cli_main()
+    if name in PROGRAMS:
+        import_module(PROGRAMS[name]).cli_main()
+    else:
+        import_module(name).main()
 
 
 def run_program(name, words, stdin="", seconds=240, **environment):
-    """A program of fairseq in a fork -> subprocess.CompletedProcess; stderr comes within stdout."""
+    """A program of fairseq or a module's main() in a fork -> CompletedProcess; stderr comes within stdout."""
     with tempfile.TemporaryDirectory() as folder:
         source, output = Path(folder, "input.txt"), Path(folder, "output.txt")
         source.write_text(stdin)

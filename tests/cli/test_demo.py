@@ -10,10 +10,16 @@ import pytest
 
 from fairseq_mhmoe.cli.demo import command_line, parse_arguments
 
+from .. import forks
+
 ROOT = Path(__file__).parents[2]
 
 
 def demo(*arguments):
+    return forks.run_program("fairseq_mhmoe.cli.demo", arguments, seconds=100)
+
+
+def demo_in_a_new_process(*arguments):
     command = [sys.executable, "-m", "fairseq_mhmoe.cli.demo", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
 
@@ -21,7 +27,7 @@ def demo(*arguments):
 @pytest.mark.slow
 def test_one_model_and_again(tiny_data_dir, tmp_path):
     arguments = ("--data", tiny_data_dir, "--output", tmp_path, "--updates", 20, "--models", "mhmoe")
-    first = demo(*arguments)
+    first = demo_in_a_new_process(*arguments)
     assert first.returncode == 0, first.stdout + first.stderr
     assert first.stdout.count("update   20 of 20") == 1
     results = json.loads((tmp_path / "results.json").read_text())
@@ -40,7 +46,7 @@ def test_one_model_and_again(tiny_data_dir, tmp_path):
 def test_folder_without_manifest_is_refused(tmp_path):
     done = demo("--data", tmp_path, "--output", tmp_path / "out")
     assert done.returncode == 1
-    assert f"error: {tmp_path} has no manifest.json" in done.stderr
+    assert f"error: {tmp_path} has no manifest.json" in done.stdout
 
 
 def test_two_at_once_are_refused(tmp_path):
@@ -48,7 +54,7 @@ def test_two_at_once_are_refused(tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = demo("--data", tmp_path, "--output", tmp_path)
     assert done.returncode == 1
-    assert "another demonstration is at work" in done.stderr
+    assert "another demonstration is at work" in done.stdout
 
 
 @pytest.mark.parametrize("option", ["--updates", "--threads"])

@@ -33,24 +33,32 @@ def losses(output):
     return {int(update): float(loss) for loss, update in lines}
 
 
+@pytest.fixture(scope="module")
+def one_process(tiny_data_dir, tmp_path_factory):
+    """(arguments, environment, result) of three updates in one process."""
+    arguments = (1, 1, tmp_path_factory.mktemp("one") / "model", 8, "1e-3", 4, 2, 2, SMALL_MHMOE)
+    environment = dict(DATA_DIR=tiny_data_dir, UPDATE_FREQ=2)
+    done = run(*arguments, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return arguments, environment, done
+
+
 @pytest.mark.slow
-def test_trains_and_resumes(tiny_data_dir, tmp_path):
-    arguments = (1, 1, tmp_path / "model", 4, "1e-3", 4, 2, 2, SMALL_MHMOE)
-    first = run(*arguments, DATA_DIR=tiny_data_dir, MAX_UPDATE=3)
-    assert first.returncode == 0, first.stdout + first.stderr
+def test_trains_and_resumes(one_process):
+    arguments, environment, first = one_process
+    folder = arguments[2]
     assert "PRECISION=fp32" in first.stderr
     assert sorted(losses(first.stdout)) == [1, 2, 3]
-    assert (tmp_path / "model/checkpoint_last.pt").exists()
-    assert list((tmp_path / "model/tb-logs").rglob("events*"))
-    second = run(*arguments, DATA_DIR=tiny_data_dir, MAX_UPDATE=5)
+    assert (folder / "checkpoint_last.pt").exists()
+    assert list((folder / "tb-logs").rglob("events*"))
+    second = run(*arguments, **environment, MAX_UPDATE=5)
     assert second.returncode == 0, second.stdout + second.stderr
     assert sorted(losses(second.stdout)) == [4, 5]
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_job(tiny_data_dir, tmp_path):
-    one = run(1, 1, tmp_path / "one", 8, "1e-3", 4, 2, 2, SMALL_MHMOE, DATA_DIR=tiny_data_dir, UPDATE_FREQ=2)
-    assert one.returncode == 0, one.stdout + one.stderr
+def test_two_processes_train_as_one_job(one_process, tiny_data_dir, tmp_path):
+    _, _, one = one_process
     two = run(2, 1, tmp_path / "two", 8, "1e-3", 4, 2, 2, SMALL_MHMOE, DATA_DIR=tiny_data_dir, MASTER_PORT=29871)
     assert two.returncode == 0, two.stdout + two.stderr
     assert "P = 2, replicas = 1" in two.stderr
