@@ -4,7 +4,7 @@
 read_settings() {
   NGPUS=$1 NNODES=$2 SAVE_DIR=$3 BATCH=$4 LR=$5 EXPERTS=$6 TOPK=$7 FREQ=$8 OPTIONS=${9:-}
   DATA_DIR=${DATA_DIR:-$ROOT/data/demo-english}
-  SPM_MODEL=${SPM_MODEL:-$DATA_DIR/spm.model}
+  SPM_MODEL=${SPM_MODEL:-$(model_of_data)}
   ARCH=${ARCH:-gpt_small_v2}
   UPDATE_FREQ=${UPDATE_FREQ:-4}
   TOKENS_PER_SAMPLE=${TOKENS_PER_SAMPLE:-2048}
@@ -19,6 +19,9 @@ read_settings() {
   SEED=${SEED:-1}
   DEVICE=${DEVICE:-auto}
 }
+
+# The data's SentencePiece model; none where they were tokenized by tiktoken, whose file the task finds by itself.
+model_of_data() { [[ -f $DATA_DIR/tokenizer.tiktoken ]] || printf '%s' "$DATA_DIR/spm.model"; }
 
 check_settings() {
   check_numbers
@@ -202,10 +205,13 @@ check_folders() {
     complain "DATA_DIR $DATA_DIR does not exist; $(data_remedy)"
     return
   fi
-  for file in dict.txt train.bin train.idx; do
+  local files=(dict.txt train.bin train.idx)
+  # what lies in a folder with a manifest, of one source or several, fairseq_mhmoe checks
+  [[ ! -f $DATA_DIR/manifest.json ]] || files=(dict.txt)
+  for file in "${files[@]}"; do
     [[ -f $DATA_DIR/$file ]] || complain "DATA_DIR $DATA_DIR has no $file; $(data_remedy)"
   done
-  [[ -f $SPM_MODEL ]] || complain "SPM_MODEL $SPM_MODEL does not exist; name the SentencePiece model of the data"
+  [[ -z $SPM_MODEL || -f $SPM_MODEL ]] || complain "SPM_MODEL $SPM_MODEL does not exist; name the SentencePiece model of the data"
 }
 
 data_remedy() {

@@ -124,10 +124,11 @@ build_command() {
   choose_precision
   build_launcher
   build_precision
-  local validation=(--disable-validation) top1=() expert_count=$EXPERTS
+  local validation=(--disable-validation) top1=() tokenizer=() expert_count=$EXPERTS
   ((FREQ > 0)) || expert_count=0 # fairseq_mhmoe refuses experts that no layer has
   ((VALIDATE == 0)) || validation=()
   ((TOPK > 1)) || top1=(--moe-top1-expert)
+  [[ -z $SPM_MODEL ]] || tokenizer=(--spm-model "$SPM_MODEL")
   # shellcheck disable=SC2034  # run.sh prints and runs it
   COMMAND=(
     "${LAUNCHER[@]}" "$DATA_DIR"
@@ -149,7 +150,7 @@ build_command() {
     --moe-expert-count "$expert_count" --moe-freq "$FREQ" --moe-top-k "$TOPK" --pad-to-max-len "${top1[@]}"
     --moe-gating-use-fp32 --moe-normalize-gate-prob-before-dropping --moe-eval-capacity-token-fraction -1.0
     --criterion moe_cross_entropy --moe-gate-loss-wt 0.01 --moe-gate-loss-combine-method sum
-    --flash-attention --spm-model "$SPM_MODEL"
+    --flash-attention "${tokenizer[@]}"
     --rotary-embed --no-token-positional-embeddings --no-scale-embedding --no-bias --rms-norm
     --batch-read-ahead 100 "${OPTION_WORDS[@]}"
   )

@@ -41,7 +41,7 @@ A few steps of a small model on a CPU:
       bash scripts/run.sh 1 1 runs/try 8 1e-3 8 2 2 "--mhmoe-heads-number 2"
 
 Environment variables                                                            default
-  DATA_DIR               prepared data folder (dict.txt, train.bin, ...)         data/demo-english here
+  DATA_DIR               prepared data folder, of one source or several          data/demo-english here
   SPM_MODEL              SentencePiece model of that data                        DATA_DIR/spm.model
   ARCH                   architecture                                            gpt_small_v2
   UPDATE_FREQ            batches accumulated per update                          4
