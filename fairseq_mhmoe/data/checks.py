@@ -110,7 +110,7 @@ class FolderCheck:
 
 
 def read_index(prefix: Path) -> IndexSummary:
-    """Read PREFIX.idx and compare it with the sizes of both files; errors as in `check_split`."""
+    """Read PREFIX.idx and compare it with the sizes of both files; errors as in `FolderCheck.check`."""
     index, data = (prefix.with_name(prefix.name + ending) for ending in (".idx", ".bin"))
     if not index.is_file() or not data.is_file():
         missing = " and ".join(path.name for path in (index, data) if not path.is_file())
