@@ -19,7 +19,8 @@ DATA = [
     "zstandard>=0.22",
 ]
 RAY = ["ray>=2.9"]  # data preparation on a Ray cluster
-ANALYSIS = ["matplotlib>=3.8"]
+ANALYSIS = ["lm-eval>=0.4.9", "matplotlib>=3.8"]
+EXPORT = ["safetensors>=0.4", "tokenizers>=0.20", "transformers>=5"]  # Hugging Face folders
 BENCHMARK = ["mixture-of-experts>=0.2.3", "transformers>=5"]  # other MoE layers to compare with
 DEV = [
     "hypothesis>=6.100",
@@ -40,11 +41,15 @@ setup(
     python_requires=">=3.10,<3.13",
     entry_points={
         "console_scripts": [
+            "mhmoe-analyze = fairseq_mhmoe.cli.analyze:main",
             "mhmoe-checkpoint = fairseq_mhmoe.cli.checkpoint:main",
             "mhmoe-cost = fairseq_mhmoe.cli.cost:main",
+            "mhmoe-export = fairseq_mhmoe.cli.export:main",
+            "mhmoe-lm-eval = fairseq_mhmoe.cli.lm_eval:main",
         ]
     },
     packages=find_packages(include=["fairseq_mhmoe", "fairseq_mhmoe.*", "data_prep", "data_prep.*"]),
+    package_data={"fairseq_mhmoe": ["analysis/words/*.txt", "evaluation/tasks/*"]},
     install_requires=[
         # fairseq 0.12 as republished for Python 3.11 and later; its import name is `fairseq`.
         # It compiles extensions against numpy and torch: install those first, then it with --no-build-isolation.
@@ -60,6 +65,7 @@ setup(
         "ray": RAY,
         "analysis": ANALYSIS,
         "benchmark": BENCHMARK,
-        "dev": DATA + RAY + ANALYSIS + DEV,
+        "export": EXPORT,
+        "dev": DATA + RAY + ANALYSIS + EXPORT + DEV,
     },
 )

@@ -5,7 +5,7 @@ the experts.
 """
 
 import math
-from typing import Optional, Tuple
+from typing import Callable, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,8 @@ class MoELayer(nn.Module):
         self._mark_experts()
         self.merge = nn.ModuleList(linear(width, width) for _ in range(config.num_merge_layers))
         self.shared = self._build_experts(0, 1, width, config.shared_expert_dim) if config.shared_expert_dim else None
+        # Told each forward pass's selection and valid sub-tokens ([S], None: all); for analysis, see `evaluation`.
+        self.observer: Optional[Callable[[Selection, Optional[Tensor]], None]] = None
         self.reset_parameters()
 
     def _mark_experts(self) -> None:
@@ -108,6 +110,8 @@ class MoELayer(nn.Module):
         valid = self.valid_sub_tokens(padding_mask)
         logits = self.router(sub)
         selection = select_experts(logits, self.config, self.training, valid, noise, self.group.size)
+        if self.observer is not None:
+            self.observer(selection, valid)
         out, statistics = self._run_experts(sub, selection, valid)
         y = project(merge_heads(out, x.shape), self.merge, quantization)
         if self.shared is not None:
