@@ -10,6 +10,8 @@ from data_prep.tokenizers.dictionary import FAIRSEQ_SPECIALS, symbol_of
 from data_prep.tokenizers.ranks import RankEncoding, load_ranks
 
 UNKNOWN = "\ufffd".encode()
+# SentencePiece's mark for a space
+BOUNDARY = "\u2581"
 
 
 class SentencePieceText:
@@ -45,6 +47,16 @@ class SentencePieceText:
         """Text of such symbols."""
         return self.processor.DecodePieces([self._pieces.get(symbol, symbol) for symbol in symbols.split(" ")])
 
+    def bytes_of(self, symbol: str) -> bytes:
+        """UTF-8 of one symbol where it stands in a text, word boundaries as spaces; byte pieces may be parts of one."""
+        number = self.processor.PieceToId(self._pieces.get(symbol, symbol))
+        if self.processor.IsUnknown(number):
+            return b"" if symbol in FAIRSEQ_SPECIALS and symbol != "<unk>" else UNKNOWN
+        if self.processor.IsControl(number):
+            return b""
+        piece = self.processor.IdToPiece(number)
+        return bytes([int(piece[3:-1], 16)]) if self.processor.IsByte(number) else piece.replace(BOUNDARY, " ").encode()
+
 
 class TiktokenText:
     """Encode text to ranks of tiktoken's cl100k_base, or of a .tiktoken file, and decode ranks to text.
@@ -68,9 +80,10 @@ class TiktokenText:
 
     def decode(self, symbols: str) -> str:
         """Text of such ranks."""
-        return b"".join(map(self._bytes_of, symbols.split())).decode("utf-8", errors="replace")
+        return b"".join(map(self.bytes_of, symbols.split())).decode("utf-8", errors="replace")
 
-    def _bytes_of(self, symbol: str) -> bytes:
+    def bytes_of(self, symbol: str) -> bytes:
+        """Bytes of one symbol; they may be a part of a character."""
         if symbol in self._ranks:
             return self._encoding.decode([int(symbol)])
         return b"" if symbol in FAIRSEQ_SPECIALS and symbol != "<unk>" else UNKNOWN

@@ -41,6 +41,18 @@ def test_nothing_decodes_to_nothing(text):
     assert text.encode("") == "" and text.decode("") == ""
 
 
+@given(st.text(max_size=80).map(tidy))
+@settings(max_examples=30)
+def test_bytes_of_the_pieces_are_the_text(text, original):
+    symbols = text.encode(original).split(" ") if original else []
+    assert b"".join(map(text.bytes_of, symbols)).decode() == (" " + original if original else "")
+
+
+def test_bytes_of_special_symbols(text):
+    assert [text.bytes_of(symbol) for symbol in ("<s>", "</s>", "<pad>", "<unk>")] == [b"", b"", b"", b"\xef\xbf\xbd"]
+    assert text.bytes_of("<0xC3>") == b"\xc3"
+
+
 def test_another_vocabulary_is_an_error(tmp_path, tiny_data_dir, dictionary):
     (tmp_path / "dict.txt").write_text("a 1\n")
     with pytest.raises(ValueError, match="wrong vocabulary: the dictionary lacks 31[0-9] pieces"):
@@ -113,6 +125,7 @@ def test_what_is_no_whole_character_is_marked(rank_text):
     assert rank_text.decode(f"256 {first}") == "th\ufffd"
     assert rank_text.decode("256 <<unk>> 256 <pad> </s>") == "th\ufffdth"
     assert rank_text.decode("999 <unk>") == "\ufffd\ufffd"
+    assert rank_text.bytes_of(first) == b"\xc3" and rank_text.bytes_of("</s>") == b""
 
 
 def test_ranks_that_the_dictionary_lacks_are_an_error(tmp_path, rank_folder):
