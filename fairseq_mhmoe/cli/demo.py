@@ -5,7 +5,6 @@ skipped, interrupted training goes on from its checkpoint.
 """
 
 import argparse
-import fcntl
 import json
 import logging
 import os
@@ -19,10 +18,11 @@ from pathlib import Path
 
 import fairseq_mhmoe
 from fairseq_mhmoe.cli.demo_models import UPDATES, demo_models, training_words
-from fairseq_mhmoe.cli.demo_programs import StepFailed, code_hash, data_hash, fingerprint, finished, minutes, say
+from fairseq_mhmoe.cli.demo_programs import StepFailed, code_hash, data_hash, fingerprint, minutes, say
 from fairseq_mhmoe.cli.demo_report import LEGEND, current_commit, make_row, table
 from fairseq_mhmoe.cli.demo_steps import Place, evaluate, prepare_data, train
 from fairseq_mhmoe.cli.files import write_json
+from fairseq_mhmoe.cli.work_folder import locked, once
 
 ROOT = Path(fairseq_mhmoe.__file__).resolve().parents[1]
 DEFAULT_DATA = Path("data/demo-english")
@@ -50,14 +50,7 @@ def main(words: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    with open(arguments.output / ".lock", "w") as lock:
-        # Programs that we start inherit the lock: one that outlives us keeps the folder to itself.
-        os.set_inheritable(lock.fileno(), True)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit(f"error: another demonstration is at work in {arguments.output}; wait for it, or end it")
+    with locked(arguments.output, "demonstration"):
         try:
             demonstrate(arguments)
         except StepFailed as failure:
@@ -89,18 +82,6 @@ def demonstrate(arguments: argparse.Namespace) -> None:
     write_json(place.output / "results.json", results)
     say(f"\n{table(rows)}\n\n{LEGEND}")
     say(f"\nwritten to {place.output / 'results.json'} after {minutes(time.monotonic() - start)} minutes")
-
-
-def once(title: str, path: Path, key: str, step) -> dict:
-    """The result of a step, which is called with the key unless its file is there already."""
-    result = finished(path, key)
-    if result is not None:
-        say(f"{title}: done before")
-        return result
-    say(title)
-    result = step(key)
-    write_json(path, result)
-    return result
 
 
 def command_line(arguments: argparse.Namespace) -> str:

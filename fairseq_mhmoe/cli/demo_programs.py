@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shlex
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -51,11 +52,15 @@ def program(name: str) -> str:
     return shorten(Path(sys.executable).with_name(name))
 
 
-def run(command: list[str], log: Path, threads: int, on_line=None) -> str:
+def run(command: list[str], log: Path, threads: int, on_line=None, on_start=None) -> str:
     """Run a program and return its output, which is also appended to a log file and handed on line by line.
 
     The program inherits open files that are inheritable (the lock of the demonstration), and is ended when this one is.
-    Raises StepFailed when it ends with an error.
+
+    Args:
+        on_line: called with every line. on_start: called with the process.
+    Raises:
+        StepFailed: it ended with an error.
     """
     environment = FASTER_ON_THE_CPU | os.environ
     environment |= {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore", "LOGLEVEL": "INFO"}
@@ -72,6 +77,8 @@ def run(command: list[str], log: Path, threads: int, on_line=None) -> str:
             close_fds=False,
         )
         try:
+            if on_start is not None:
+                on_start(process)
             for line in process.stdout:
                 lines.append(line)
                 file.write(line)
@@ -93,6 +100,13 @@ def log_figures(line: str, tag: str) -> dict | None:
     """The figures of one line of fairseq's JSON log with this tag (train_inner, train, valid), else None."""
     _, found, text = line.partition(f"| {tag} | ")
     return json.loads(text) if found and text.startswith("{") else None
+
+
+def median_speed(log: Path) -> float | None:
+    """Tokens per second of a training, the median over the lines of its JSON log; None without any."""
+    lines = log.read_text(encoding="utf-8").splitlines()
+    speeds = [float(figures["wps"]) for line in lines if (figures := log_figures(line, "train_inner"))]
+    return statistics.median(speeds) if speeds else None
 
 
 def fingerprint(*parts) -> str:

@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 from fairseq_mhmoe.cli.demo_models import DemoModel
+from fairseq_mhmoe.cli.text_table import text_table
 
 
 def make_row(model: DemoModel, training: dict, splits: dict) -> dict:
@@ -66,16 +67,10 @@ COLUMNS = {
 
 
 def table(rows: list[dict]) -> str:
-    """A Markdown table that also reads well in a terminal."""
+    """One line for each model."""
     header = [title.strip() for titles in COLUMNS for title in titles.split("|")]
     body = [[cell for cells in COLUMNS.values() for cell in cells(row)] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
-
-    rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"
-    return "\n".join([line(header), rule, *map(line, body)])
+    return text_table(header, body)
 
 
 LEGEND = """\

@@ -3,8 +3,6 @@
 import json
 import re
 import shlex
-import shutil
-import statistics
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +17,8 @@ from fairseq_mhmoe.cli.demo_models import (
 from fairseq_mhmoe.cli.demo_programs import (
     PACKAGE,
     StepFailed,
-    finished,
     log_figures,
+    median_speed,
     minutes,
     program,
     run,
@@ -28,7 +26,7 @@ from fairseq_mhmoe.cli.demo_programs import (
     shorten,
     show,
 )
-from fairseq_mhmoe.cli.files import write_json
+from fairseq_mhmoe.cli.work_folder import claim_folder
 
 SPLITS = ("valid", "test")
 TOKENS_PER_UPDATE = SEQUENCES_PER_UPDATE * TOKENS_PER_SAMPLE
@@ -79,28 +77,13 @@ def train(place: Place, model: DemoModel, updates: int, key: str) -> dict:
     show(command)
     log = folder / "train.log"
     run(command, log, place.threads, on_line=TrainingProgress(updates))
-    lines = log.read_text(encoding="utf-8").splitlines()
-    speeds = [float(figures["wps"]) for line in lines if (figures := log_figures(line, "train_inner"))]
     return {
         "fingerprint": key,
         "updates": updates,
         "tokens": updates * TOKENS_PER_UPDATE,
-        "tokens_per_s": statistics.median(speeds) if speeds else None,
+        "tokens_per_s": median_speed(log),
         "command": shlex.join(command),
     }
-
-
-def claim_folder(folder: Path, key: str) -> None:
-    """Leave a folder as it is when training under this key began in it, else empty it if it is ours to empty."""
-    marker = folder / "started.json"
-    if finished(marker, key) is not None:
-        if (folder / "checkpoint_last.pt").exists():
-            say("      going on from its last checkpoint")
-        return
-    if folder.exists() and not marker.exists() and any(folder.iterdir()):
-        raise StepFailed(f"{folder} holds something else; move it away, or choose another --output")
-    shutil.rmtree(folder, ignore_errors=True)
-    write_json(marker, {"fingerprint": key})
 
 
 class TrainingProgress:

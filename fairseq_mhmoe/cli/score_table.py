@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from fairseq_mhmoe.cli.text_table import text_table
+
 HEADER = ("split", "source", "documents", "tokens", "perplexity", "95 %", "bits/byte")
 
 
@@ -35,15 +37,8 @@ def row_of(split: str, source: str, figures: dict) -> list[str]:
 
 
 def table(rows: list[list[str]]) -> str:
-    """A Markdown table that also reads well in a terminal."""
-    widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
-
-    def line(cells) -> str:
-        return "| " + " | ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
-
-    return "\n".join(
-        [line(HEADER), "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|", *map(line, rows)]
-    )
+    """The rows under their header."""
+    return text_table(HEADER, rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
