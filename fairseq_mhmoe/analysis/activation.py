@@ -1,0 +1,190 @@
+"""Which experts of a model are in use: selections of each MoE layer's experts over a text (MH-MoE v1, figures 1a, 5).
+
+B batch, T length, n real tokens of a batch, H heads, K choices, N experts, L MoE layers.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fairseq_mhmoe.evaluation.routing import LayerRouting
+from fairseq_mhmoe.moe.stats import LayerStats, uniform_threshold
+
+THRESHOLDS = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+DEFINITION = (
+    "an expert of a layer is activated when its selection frequency is above the threshold; frequency is selections / "
+    "tokens (per_token) or selections / sub-tokens (per_sub_token), with selections counted before capacity drops any"
+)
+
+
+@dataclass
+class LayerCounts:
+    """What one MoE layer did over a text: integer sums, so that texts can be added in any order."""
+
+    layer: int  # number of the block in the model
+    top_k: int
+    heads: int
+    selections: Tensor  # [N] int64, before capacity dropped any
+    sub_tokens: int = 0  # of real tokens; pads are never counted
+    dropped: int = 0  # selections that capacity dropped
+    entropy_sum: float = 0.0  # of the gate, nats, over sub-tokens
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens that went through the layer."""
+        return self.sub_tokens // self.heads
+
+    def add(self, routing: LayerRouting, real: Tensor) -> None:
+        """Count one forward pass.
+
+        Args:
+            routing: of this layer; wanted and experts [B, T, H, K], probs [B, T, H, N].
+            real: [B, T] False for pads, which are left out even where the layer routes them.
+        """
+        num_experts = self.selections.numel()
+        wanted, kept = routing.wanted[real], routing.experts[real]
+        count = torch.bincount(wanted.flatten(), minlength=num_experts + 1)[:num_experts]
+        self.selections += count.cpu()
+        self.sub_tokens += wanted.shape[0] * wanted.shape[1]
+        self.dropped += int(((wanted < num_experts) & (kept == num_experts)).sum())
+        self.entropy_sum += float(torch.special.entr(routing.probs[real]).sum(-1).double().sum())
+
+    def stats(self) -> LayerStats:
+        """The same sums as the layer's own statistics, with their definitions."""
+        return LayerStats(self.selections.double(), float(self.sub_tokens), float(self.dropped), self.entropy_sum)
+
+
+def empty_counts(layers: Iterable) -> list[LayerCounts]:
+    """Counts of nothing for (number of the block, MoELayer) pairs, as `Loaded.moe_layers` gives them."""
+    return [
+        LayerCounts(block, layer.config.top_k, layer.config.heads, torch.zeros(layer.config.num_experts).long())
+        for block, layer in layers
+    ]
+
+
+def total_counts(parts: Sequence[Sequence[LayerCounts]]) -> list[LayerCounts]:
+    """Counts of several texts as those of one; each part has the same L layers."""
+    return [
+        LayerCounts(
+            of_layer[0].layer,
+            of_layer[0].top_k,
+            of_layer[0].heads,
+            torch.stack([counts.selections for counts in of_layer]).sum(0),
+            sum(counts.sub_tokens for counts in of_layer),
+            sum(counts.dropped for counts in of_layer),
+            sum(counts.entropy_sum for counts in of_layer),
+        )
+        for of_layer in zip(*parts, strict=True)
+    ]
+
+
+def load_entropy(selections: Tensor) -> float:
+    """Entropy of the load [N] over log N: 1 when even, 0 when one expert gets all; 0 without any selection."""
+    num_experts, total = selections.numel(), int(selections.sum())
+    if total == 0:
+        return 0.0
+    if num_experts == 1:
+        return 1.0
+    return float(torch.special.entr(selections.double() / total).sum()) / math.log(num_experts)
+
+
+def load_variation(selections: Tensor) -> float:
+    """Coefficient of variation of the load [N]: standard deviation over N experts / mean; 0 when even."""
+    load = selections.double()
+    return float(load.std(correction=0) / load.mean()) if load.sum() > 0 else 0.0
+
+
+def top_share(selections: Tensor) -> float:
+    """Share of all selections [N] that the busiest expert gets: 1 / N when even."""
+    return float(selections.max()) / max(int(selections.sum()), 1)
+
+
+def threshold_of(counts: LayerCounts, threshold: float | None = None) -> float:
+    """The threshold asked for, or without one half of the frequency under an even load, K / (2 N)."""
+    return uniform_threshold(counts.top_k, counts.selections.numel()) if threshold is None else threshold
+
+
+def layer_figures(counts: LayerCounts, threshold: float | None = None) -> dict:
+    """The figures of one layer as plain numbers.
+
+    Args:
+        threshold: of the selection frequency; None for K / (2 N).
+    Returns:
+        "layer", "selections" [N], "tokens", "sub_tokens", "dead" (experts never selected), "top_expert", and the
+        figures that `averages` takes means of.
+    """
+    stats, value = counts.stats(), threshold_of(counts, threshold)
+    num_experts = counts.selections.numel()
+    dead = torch.nonzero(counts.selections == 0).flatten().tolist()
+    return {
+        "layer": counts.layer,
+        "selections": counts.selections.tolist(),
+        "tokens": counts.tokens,
+        "sub_tokens": counts.sub_tokens,
+        "dead": dead,
+        "top_expert": int(counts.selections.argmax()),
+        "activated_per_token": stats.activated(value, counts.heads),
+        "activated_per_sub_token": stats.activated(value),
+        "load_entropy": load_entropy(counts.selections),
+        "load_variation": load_variation(counts.selections),
+        "top_share": top_share(counts.selections),
+        "dead_share": len(dead) / num_experts,
+        "dropped_share": stats.dropped_share,
+        "gate_entropy": stats.entropy,
+        "gate_entropy_normalised": stats.entropy / math.log(num_experts) if num_experts > 1 else 0.0,
+    }
+
+
+def averages(layers: Sequence[dict]) -> dict:
+    """Means over layers of what `layer_figures` gives as fractions and entropies."""
+    names = [name for name, value in layers[0].items() if isinstance(value, float)]
+    return {name: sum(layer[name] for layer in layers) / len(layers) for name in names}
+
+
+def curve(counts: Sequence[LayerCounts], thresholds: Sequence[float]) -> list[dict]:
+    """Share of activated experts, averaged over layers, for each threshold: the papers state none.
+
+    "over_even" is the threshold in units of the frequency under an even load, K / N.
+    """
+    all_stats = [layer.stats() for layer in counts]
+    even = counts[0].top_k / counts[0].selections.numel()
+
+    def share(threshold: float, sub_tokens_per_unit: int) -> float:
+        return sum(stats.activated(threshold, sub_tokens_per_unit) for stats in all_stats) / len(all_stats)
+
+    return [
+        {
+            "threshold": threshold,
+            "over_even": threshold / even,
+            "per_token": share(threshold, counts[0].heads),
+            "per_sub_token": share(threshold, 1),
+        }
+        for threshold in thresholds
+    ]
+
+
+def report(counts: Sequence[LayerCounts], threshold: float | None, thresholds: Sequence[float]) -> dict:
+    """All figures of one model over one text: L layers, their averages, the curve over thresholds.
+
+    Raises:
+        ValueError: the text had no tokens.
+    """
+    if counts[0].sub_tokens == 0:
+        raise ValueError("the text has no tokens; name a split or a file with text")
+    layers = [layer_figures(layer, threshold) for layer in counts]
+    means = averages(layers)
+    return {
+        "tokens": counts[0].tokens,
+        "sub_tokens": counts[0].sub_tokens,
+        "activated_experts": {
+            "threshold": threshold_of(counts[0], threshold),
+            "per_token": means.pop("activated_per_token"),
+            "per_sub_token": means.pop("activated_per_sub_token"),
+        },
+        **means,
+        "layers": layers,
+        "curve": curve(counts, thresholds),
+    }
