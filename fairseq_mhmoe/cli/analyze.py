@@ -9,6 +9,7 @@
 
 import argparse
 import importlib
+import logging
 import sys
 
 # Command -> module of this folder with add_arguments(parser) and run(arguments); imported when asked for, since each
@@ -36,7 +37,10 @@ def make_parser(command: str) -> argparse.ArgumentParser:
 
 def main(words: list[str] | None = None) -> int:
     """Command line; returns the exit status and says errors in one line."""
-    words = sys.argv[1:] if words is None else list(words)
+    if words is None:
+        words = sys.argv[1:]
+        # a program: some module that fairseq imports has asked for every message of every library
+        logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
     if not words or words[0] in ("-h", "--help"):
         print(__doc__.strip())
         return 0 if words else 2

@@ -69,9 +69,10 @@ def load_checkpoint(
         checkpoint: the .pt file.
         data: prepared folder with dictionary and tokenizer; None takes the one that the checkpoint names.
         device: where to put the model; None: the GPU if there is one.
-        task_changes: options of the task that are to differ from the checkpoint's, by name.
+        task_changes: options of the task that are to differ from the checkpoint's, by name; None is unset.
     Raises:
-        ValueError: no such checkpoint or folder, or the checkpoint holds another kind of model.
+        ValueError: no such checkpoint or folder, the checkpoint holds another kind of model, or its task has no such
+            option.
     """
     path = Path(checkpoint)
     if not path.is_file():
@@ -86,7 +87,11 @@ def load_checkpoint(
     with open_dict(cfg):
         cfg.task.data = str(folder.absolute())
         for name, value in (task_changes or {}).items():
-            cfg.task[name] = value
+            if name in cfg.task:
+                cfg.task[name] = value
+            elif value is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{path} was trained with task {cfg.task._name}, which has no {option} {value}")
     task = tasks.setup_task(cfg.task)
     [model], _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], task=task, state=state)
     if device is None:
