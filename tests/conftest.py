@@ -130,6 +130,38 @@ def tiny_data_dir(tmp_path_factory, prepare_dump, write_articles):
     return folder
 
 
+# Options of the checkpoints that tests look into: width 24, 2 blocks.
+TINY_MODELS = {
+    "dense": ["--arch", "dense_lm_tiny"],
+    # experts in the second block, which drops what exceeds capacity 1
+    "smoe": ["--arch", "smoe_lm_tiny", "--moe-expert-count", "4", "--moe-top-k", "1", "--moe-freq", "2"]
+    + ["--moe-capacity-factor", "1", "--moe-ffn-dim", "16"],
+    "mhmoe": ["--arch", "mhmoe_lm_tiny", "--moe-expert-count", "6", "--moe-top-k", "2", "--moe-freq", "1"]
+    + ["--mhmoe-heads-number", "3", "--moe-ffn-dim", "16"],
+}
+TINY_TRAINING = (
+    "--user-dir fairseq_mhmoe --cpu --task gpt --criterion moe_cross_entropy --optimizer adam --lr 0.01 --max-update 3 "
+    "--tokens-per-sample 32 --batch-size 4 --required-batch-size-multiple 1 --num-workers 0 --disable-validation "
+    "--no-epoch-checkpoints --decoder-embed-dim 24 --decoder-ffn-embed-dim 32 --decoder-layers 2 "
+    "--decoder-attention-heads 2"
+).split()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory, tiny_data_dir, run_cli):
+    """tiny_checkpoint(kind): a checkpoint of a key of TINY_MODELS, trained a little; not to be written to."""
+    done = {}
+
+    def checkpoint(kind):
+        if kind not in done:
+            folder = tmp_path_factory.mktemp("models") / kind
+            run_cli("fairseq-train", tiny_data_dir, *TINY_TRAINING, *TINY_MODELS[kind], "--save-dir", folder)
+            done[kind] = folder / "checkpoint_last.pt"
+        return done[kind]
+
+    return checkpoint
+
+
 @pytest.fixture(scope="session")
 def run_cli():
     """run_cli("fairseq-train", DATA, "--task", "gpt", ..., stdin="", check=True, timeout=240) -> CompletedProcess.

@@ -71,8 +71,8 @@ def load_checkpoint(
         device: where to put the model; None: the GPU if there is one.
         task_changes: options of the task that are to differ from the checkpoint's, by name; None is unset.
     Raises:
-        ValueError: no such checkpoint or folder, the checkpoint holds another kind of model, or its task has no such
-            option.
+        ValueError: no such checkpoint or folder, the checkpoint holds another kind of model or was trained with another
+            dictionary, or its task has no such option.
     """
     path = Path(checkpoint)
     if not path.is_file():
@@ -93,6 +93,12 @@ def load_checkpoint(
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{path} was trained with task {cfg.task._name}, which has no {option} {value}")
     task = tasks.setup_task(cfg.task)
+    trained, there = len(state["model"]["decoder.embed_tokens.weight"]), len(task.source_dictionary)
+    if trained != there:
+        raise ValueError(
+            f"{path} was trained with a dictionary of {trained} symbols, the one of {folder} has {there}; name the "
+            "prepared folder that the model was trained on"
+        )
     [model], _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], task=task, state=state)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
