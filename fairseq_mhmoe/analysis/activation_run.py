@@ -38,7 +38,7 @@ def progress(label: str, batches: Iterable[Batch]) -> Iterator[Batch]:
     tokens = 0
     for batch in batches:
         yield batch
-        tokens += batch.tokens.numel()
+        tokens += batch.count
         now = time.monotonic()
         if now - said >= SECONDS_BETWEEN_LINES or batch.done >= 1:
             said, seconds = now, max(now - begin, 1e-9)

@@ -24,6 +24,7 @@ class Batch:
 
     source: str  # corpus or language; the file's name for a file
     tokens: Tensor  # [B, T] int64, pads on the right
+    count: int  # tokens without pads
     done: float  # share of the whole work, 0..1, that is done after this batch
 
 
@@ -60,9 +61,10 @@ def split_batches(
             }
             rows = cut((dataset[index]["source"] for index in range(len(dataset))), budget)
             for chunk in chunks(rows, batch_size):
-                before += sum(map(len, chunk))
+                count = sum(map(len, chunk))
+                before += count
                 pad = loaded.dictionary.pad()
-                yield Batch(name, data_utils.collate_tokens(chunk, pad, **shape), before / whole)
+                yield Batch(name, data_utils.collate_tokens(chunk, pad, **shape), count, before / whole)
 
     return list(parts), batches()
 
@@ -102,9 +104,10 @@ def text_batches(
         seen = 0
         rows = pack(documents(), loaded.task.args.tokens_per_sample, bos)
         for chunk in chunks(rows if max_tokens is None else cut(rows, max_tokens), batch_size):
-            seen += sum(map(len, chunk))
+            count = sum(map(len, chunk))
+            seen += count
             done = position / size if max_tokens is None else max(position / size, seen / max_tokens)
-            yield Batch(path.name, data_utils.collate_tokens(chunk, dictionary.pad()), min(done, 1.0))
+            yield Batch(path.name, data_utils.collate_tokens(chunk, dictionary.pad()), count, min(done, 1.0))
 
     return [path.name], batches()
 
