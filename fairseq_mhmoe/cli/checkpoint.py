@@ -1,9 +1,10 @@
-"""Checks checkpoints, prints what is in them, and converts them between one file and shards of experts.
+"""Checks checkpoints, prints what is in them, and converts them: one file, shards of experts, Hugging Face folders.
 
     mhmoe-checkpoint verify checkpoints/run
     mhmoe-checkpoint info checkpoints/run/checkpoint_best.pt --verbose
     mhmoe-checkpoint merge checkpoints/run/checkpoint_best.pt one_file.pt
     mhmoe-checkpoint split one_file.pt sharded/checkpoint.pt --size 4
+    mhmoe-checkpoint import exported one_file.pt --data data/demo-english-mix
 
 Exit status: 0, 1 if a file is damaged or refused or can't be read or written, 2 if the command asks for what can't be.
 """
@@ -68,16 +69,32 @@ def print_summary(path: Path, output, verbose: bool) -> int:
 def convert(source: Path, target: Path, force: bool, size: int | None) -> int:
     """Writes source as one file (size None) or as shards of `size` ranks to target; returns the exit status."""
     _existing(source)
-    if target.exists() and not (force and target.is_file()):
-        raise ValueError(f"{target} exists; name another file{'' if target.is_dir() else ', or add --force'}")
-    if not target.parent.is_dir():
-        raise ValueError(f"{target.parent} is not a folder")
+    _check_target(target, force)
     if size is None:
         merge(source, target)
     else:
         split(source, target, size)
     print(f"written: {target}")
     return 0
+
+
+def import_hf(folder: Path, target: Path, data: Path | None, force: bool) -> int:
+    """Writes a folder of mhmoe-export as a checkpoint; returns the exit status."""
+    from fairseq_mhmoe.export.importing import import_folder  # needs fairseq's programs and safetensors
+
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    _check_target(target, force)
+    parameters = import_folder(folder, target, data)
+    print(f"written: {target} ({parameters:,} parameters, no optimizer state)")
+    return 0
+
+
+def _check_target(target: Path, force: bool) -> None:
+    if target.exists() and not (force and target.is_file()):
+        raise ValueError(f"{target} exists; name another file{'' if target.is_dir() else ', or add --force'}")
+    if not target.parent.is_dir():
+        raise ValueError(f"{target.parent} is not a folder")
 
 
 def _checkpoints(path: Path) -> list[Path]:
@@ -111,7 +128,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = _Parser(prog="mhmoe-checkpoint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = result.add_subparsers(dest="command", required=True, metavar="{verify,info,merge,split}")
+    commands = result.add_subparsers(dest="command", required=True, metavar="{verify,info,merge,split,import}")
     command = commands.add_parser("verify", help="read all files and hold them against their checksums")
     command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a checkpoint, or a folder of them")
     command = commands.add_parser("info", help="print what is in a checkpoint")
@@ -125,6 +142,11 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--force", action="store_true", help="replace OUT if it exists")
         if name == "split":
             command.add_argument("--size", type=int, required=True, metavar="P", help="number of shards")
+    command = commands.add_parser("import", help="write a folder of mhmoe-export as a checkpoint")
+    command.add_argument("source", type=Path, metavar="HF_FOLDER")
+    command.add_argument("target", type=Path, metavar="OUT")
+    command.add_argument("--data", type=Path, help="prepared folder of the model, to be named in the checkpoint")
+    command.add_argument("--force", action="store_true", help="replace OUT if it exists")
     return result
 
 
@@ -136,6 +158,8 @@ def main(arguments=None) -> int:
             return verify_paths(args.paths)
         if args.command == "info":
             return print_summary(args.path, args.json, args.verbose)
+        if args.command == "import":
+            return import_hf(args.source, args.target, args.data, args.force)
         return convert(args.source, args.target, args.force, getattr(args, "size", None))
     except (ValueError, OSError) as error:
         print(f"mhmoe-checkpoint: error: {' '.join(str(error).split())}", file=sys.stderr)
