@@ -97,9 +97,15 @@ def run(command: list[str], log: Path, threads: int, on_line=None, on_start=None
 
 
 def log_figures(line: str, tag: str) -> dict | None:
-    """The figures of one line of fairseq's JSON log with this tag (train_inner, train, valid), else None."""
+    """The figures of one line of fairseq's JSON log with this tag (train_inner, train, valid), else None.
+
+    A line that was cut when its program was killed has none.
+    """
     _, found, text = line.partition(f"| {tag} | ")
-    return json.loads(text) if found and text.startswith("{") else None
+    try:
+        return json.loads(text) if found and text.startswith("{") else None
+    except ValueError:
+        return None
 
 
 def median_speed(log: Path) -> float | None:

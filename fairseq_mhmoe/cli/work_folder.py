@@ -41,8 +41,12 @@ def once(title: str, path: Path, key: str, step) -> dict:
     return result
 
 
-def claim_folder(folder: Path, key: str) -> None:
-    """Leave a folder as it is when training under this key began in it, else empty it if it is ours to empty."""
+def claim_folder(folder: Path, key: str, about: dict | None = None) -> None:
+    """Leave a folder as it is when training under this key began in it, else empty it if it is ours to empty.
+
+    Args:
+        about: what else to write down about the key, in started.json.
+    """
     marker = folder / "started.json"
     if finished(marker, key) is not None:
         if (folder / "checkpoint_last.pt").exists():
@@ -51,4 +55,4 @@ def claim_folder(folder: Path, key: str) -> None:
     if folder.exists() and not marker.exists() and any(folder.iterdir()):
         raise StepFailed(f"{folder} holds something else; move it away, or choose another --output")
     shutil.rmtree(folder, ignore_errors=True)
-    write_json(marker, {"fingerprint": key})
+    write_json(marker, {"fingerprint": key, **(about or {})})
