@@ -117,9 +117,7 @@ def test_models_without_sub_tokens_are_refused():
     with pytest.raises(ValueError, match="model.pt is a dense model"):
         sizes_of(model([]))
     config = SimpleNamespace(heads=1, top_k=2, num_experts=8)
-    with pytest.raises(
-        ValueError, match="1 sub-token per token .*--mhmoe-heads-number 1.* K = 2 choices.* always diff"
-    ):
+    with pytest.raises(ValueError, match="1 sub-token per token .*--mhmoe-heads-number 1.* K = 2 choices.* always"):
         sizes_of(model([(1, SimpleNamespace(config=config))]))
 
 
