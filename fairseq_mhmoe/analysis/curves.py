@@ -243,7 +243,7 @@ def count_tokens(lines: dict[int, Figures]) -> tuple[dict[int, float], float]:
         if not math.isfinite(mean):
             continue
         updates = update - before
-        slack = updates * max(0.05, half_unit(mean))
+        slack = updates * (0.05 + (half_unit(mean) if mean >= 1e5 else 0)) + 1e-6
         counts = [value for name, value in figures.items() if name.startswith("src_") and name.endswith("_tokens")]
         counted, rounded = sum(counts), sum(half_unit(count) for count in counts if count >= 1e6)
         if counts and abs(counted - updates * mean) <= slack + rounded:

@@ -205,11 +205,11 @@ def _parse_json(line: str) -> tuple[str, Figures]:
         content = json.loads(line)
     except ValueError:
         raise ValueError("cut or changed: no whole JSON object") from None
+    del content["epoch"]
     tag = TRAIN_INNER
-    if "update" not in content:  # of an epoch's end or a validation: the tag stands before each name
-        names = [name for name in content if name != "epoch"]
-        tags = [name.removesuffix("_loss") for name in names if name.endswith("_loss")]
-        tag = next((tag for tag in tags if all(name.startswith(f"{tag}_") for name in names)), None)
+    if content.pop("update", None) is None:  # of an epoch's end or a validation: the tag stands before each name
+        tags = [name.removesuffix("_loss") for name in content if name.endswith("_loss")]
+        tag = next((tag for tag in tags if all(name.startswith(f"{tag}_") for name in content)), None)
         if tag is None:
             raise ValueError("not of fairseq-train: no loss in it, or names that don't begin alike")
         content = {name.removeprefix(f"{tag}_"): value for name, value in content.items()}
