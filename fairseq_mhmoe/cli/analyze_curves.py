@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder with train.log, or a log")
     parser.add_argument("--labels", nargs="+", metavar="L", help="one per run; equal ones make a group of seeds")
-    parser.add_argument("--output", type=Path, default=Path("."), metavar="FOLDER", help="results (default: here)")
+    default = Path("runs/analysis")
+    parser.add_argument("--output", type=Path, default=default, metavar="FOLDER", help="results (default: %(default)s)")
     parser.add_argument("--figure", default="ppl", help="which of the logged figures (default: %(default)s)")
     parser.add_argument("--subset", help="which validation subset, such as wikipedia/valid (default: the only one)")
     parser.add_argument("--x", nargs="+", choices=AXES, help="panels (default: all that can be had)")
