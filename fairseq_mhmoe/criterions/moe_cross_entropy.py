@@ -12,6 +12,7 @@ from omegaconf import II
 
 from fairseq_mhmoe.criterions.chunked_cross_entropy import chunked_cross_entropy, chunked_sum_and_losses
 from fairseq_mhmoe.criterions.moe_metrics import log_losses, log_routing
+from fairseq_mhmoe.criterions.routing_report import DEFAULT_MAP_INTERVAL, DEFAULT_WATCH_WINDOW, RoutingReport
 from fairseq_mhmoe.criterions.source_metrics import byte_sums, log_sources, source_sums
 
 COMBINE_METHODS = ("sum", "average")
@@ -44,6 +45,20 @@ class MoECrossEntropyConfig(FairseqDataclass):
             "with a thousand experts in all, fairseq's meters take tenths of a second per update"
         },
     )
+    moe_load_map_interval: int = field(
+        default=DEFAULT_MAP_INTERVAL,
+        metadata={
+            "help": "updates between two pictures of the load (MoE layers x experts) in TensorBoard, which validation "
+            "adds too; 0 draws none; needs --tensorboard-logdir"
+        },
+    )
+    moe_watch_window: int = field(
+        default=DEFAULT_WATCH_WINDOW,
+        metadata={
+            "help": "updates over which the load is added up to warn of experts without a choice and of collapsed or "
+            "uniform routers; longer if the batches are very small; 0 never warns"
+        },
+    )
     chunked_cross_entropy: bool = field(
         default=False,
         metadata={
@@ -74,6 +89,8 @@ class MoECrossEntropy(FairseqCriterion):
         moe_gate_loss_combine_method,
         moe_z_loss_wt,
         moe_log_expert_load,
+        moe_load_map_interval,
+        moe_watch_window,
         chunked_cross_entropy,
         cross_entropy_chunk,
         sentence_avg,
@@ -99,6 +116,8 @@ class MoECrossEntropy(FairseqCriterion):
         self.sentence_avg = sentence_avg
         self.task = task
         self.warned_dense = False
+        # told of every update by integration/routing_reports.py
+        self.routing_report = RoutingReport(moe_load_map_interval, moe_watch_window, moe_gate_loss_wt, moe_z_loss_wt)
 
     def forward(self, model, sample, reduce=True):
         """Loss of one batch.
@@ -197,6 +216,7 @@ class MoECrossEntropy(FairseqCriterion):
             without_effect.append("--moe-z-loss-wt")
         if self.log_expert_load:
             without_effect.append("--moe-log-expert-load")
+        without_effect += self.routing_report.options_set()
         if without_effect:
             logger.warning("no effect on a model without MoE layers: %s", ", ".join(without_effect))
 

@@ -7,6 +7,8 @@ sub-tokens, not averages of batches. Shape letters: N experts.
 
 import math
 import re
+from functools import partial
+from operator import attrgetter
 
 import torch
 from fairseq import utils
@@ -21,27 +23,21 @@ PRIORITY_ROUTING = 25
 PRIORITY_LAYER = 900
 
 
-def dropped(stats):
-    """Share of the choices that capacity dropped."""
-    return stats.dropped_share
-
-
-def entropy(stats):
-    """Entropy of the gate, nats per sub-token; log N when uniform."""
-    return stats.entropy
-
-
-def load_max(stats):
-    """Load of the busiest expert over the mean load."""
-    return stats.load_max
-
-
 def active(stats):
     """Share of experts selected more than half as often, per sub-token, as under an even load."""
     return float((stats.load > 0.5 * stats.load.mean()).double().mean())
 
 
-ROUTING = {"dropped": dropped, "entropy": entropy, "load_max": load_max, "active": active}
+# Figures of a layer's statistics, see moe/stats.py.
+ROUTING = {
+    "dropped": attrgetter("dropped_share"),
+    "entropy": attrgetter("entropy"),
+    "load_max": attrgetter("load_max"),
+    "active": active,
+    "dead_share": attrgetter("dead_share"),
+    "load_entropy": attrgetter("load_entropy"),
+    "load_variation": attrgetter("load_variation"),
+}
 
 
 def total(logging_outputs, key):
@@ -79,10 +75,10 @@ def log_routing(logging_outputs):
         if "moe_log_expert_load" in logging_outputs[0]:
             log_expert_load(layer, unpack(layer_stats).load)
 
-    for name, figure in ROUTING.items():
-        metrics.log_derived(f"moe_{name}", mean_over(layers, figure), priority=PRIORITY_ROUTING)
+    for name in ROUTING:
+        metrics.log_derived(f"moe_{name}", partial(mean_over, layers, name), priority=PRIORITY_ROUTING)
         for layer in layers:
-            metrics.log_derived(f"moe_l{layer}_{name}", mean_over([layer], figure), priority=PRIORITY_LAYER)
+            metrics.log_derived(f"moe_l{layer}_{name}", partial(mean_over, [layer], name), priority=PRIORITY_LAYER)
 
 
 def log_expert_load(layer, load):
@@ -93,21 +89,22 @@ def log_expert_load(layer, load):
         metrics.log_scalar(f"moe_l{layer}_e{expert}_load", share, choices, priority=PRIORITY_LAYER, round=4)
 
 
-def mean_over(layers, figure):
-    """A derived metric: mean of one figure over MoE layers; 0 before anything was seen."""
-
-    def value(meters):
-        return sum(map(figure, seen(meters, layers))) / len(layers)
-
-    return rounded(value)
+def mean_over(layers, name, meters):
+    """Mean of one figure over MoE layers; 0 before anything was seen. Four digits are enough for a log."""
+    figures = [figures_of(meters[f"_moe_l{layer}_stats"]) for layer in layers]
+    return round(sum(of_layer[name] for of_layer in figures) / len(layers), 4)
 
 
-def seen(meters, layers):
-    """The statistics of these layers; none of a meter that was just reset."""
-    sums = (meters[f"_moe_l{layer}_stats"].sum for layer in layers)
-    return [unpack(stats) for stats in sums if torch.is_tensor(stats)]
+def figures_of(meter):
+    """All figures of one layer's summed statistics, zeros if the meter was just reset.
 
-
-def rounded(value):
-    """Four digits are enough for a log."""
-    return lambda meters: round(value(meters), 4)
+    A meter keeps them until its sum changes: they are asked for one by one, every update.
+    """
+    if not torch.is_tensor(meter.sum):
+        return dict.fromkeys(ROUTING, 0.0)
+    known_sum, figures = getattr(meter, "mhmoe_figures", (None, None))
+    if known_sum is not meter.sum:  # an update makes a new tensor
+        stats = unpack(meter.sum)
+        figures = {name: figure(stats) for name, figure in ROUTING.items()}
+        meter.mhmoe_figures = meter.sum, figures
+    return figures

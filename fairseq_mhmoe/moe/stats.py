@@ -1,5 +1,6 @@
 """What a layer reports of one forward pass: sums in one flat tensor, so that batches, steps and ranks can be added."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -56,9 +57,28 @@ class LayerStats:
         """Load of the busiest expert over the mean load; 1 when even."""
         return float(self.load.max() / self.load.mean().clamp(min=1e-9))
 
+    @property
+    def load_entropy(self) -> float:
+        """Entropy of the load over log N: 1 when even, 0 when one expert gets all; 0 without any choice."""
+        if self.load.numel() == 1:
+            return float(self.load.sum() > 0)
+        shares = self.load / self.load.sum().clamp(min=1e-9)
+        return float(torch.special.entr(shares).sum()) / math.log(self.load.numel())
+
+    @property
+    def load_variation(self) -> float:
+        """Coefficient of variation of the load: standard deviation over N experts / mean; 0 when even."""
+        return float(self.load.std(correction=0) / self.load.mean().clamp(min=1e-9))
+
+    @property
+    def dead_share(self) -> float:
+        """Share of experts without a single choice."""
+        return float((self.load == 0).double().mean())
+
     def selection_frequency(self, heads: int = 1) -> Tensor:
         """[N] selections of each expert per sub-token, or per token when `heads` sub-tokens make one."""
-        return self.load * (heads / max(self.sub_tokens, 1.0))
+        # one rounding, as in the uniform threshold: an expert exactly at the threshold is not above it
+        return self.load * heads / max(self.sub_tokens, 1.0)
 
     def activated(self, threshold: float, heads: int = 1) -> float:
         """Share of experts whose selection frequency passes the threshold (MH-MoE v1 figure 1)."""

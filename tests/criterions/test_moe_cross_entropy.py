@@ -20,6 +20,8 @@ OPTIONS = dict(
     moe_gate_loss_combine_method="sum",
     moe_z_loss_wt=0.0,
     moe_log_expert_load=False,
+    moe_load_map_interval=500,
+    moe_watch_window=100,
     chunked_cross_entropy=False,
     cross_entropy_chunk=256,
     sentence_avg=False,
@@ -161,15 +163,23 @@ def test_an_unknown_way_to_combine_is_refused():
 
 def test_a_dense_model_warns_once_about_options_without_effect(sample, caplog):
     dense = criterion(
-        moe_z_loss_wt=0.1, moe_log_expert_load=True, moe_gate_loss_wt=0.5, moe_gate_loss_combine_method="average"
-    )
+        moe_z_loss_wt=0.1, moe_log_expert_load=True, moe_gate_loss_wt=0.5, moe_gate_loss_combine_method="average",
+        moe_load_map_interval=20, moe_watch_window=30,
+    )  # fmt: skip
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             dense(FixedModel(dense=True), sample)
     assert [record.getMessage() for record in caplog.records] == [
         "no effect on a model without MoE layers: "
-        "--moe-gate-loss-wt, --moe-gate-loss-combine-method, --moe-z-loss-wt, --moe-log-expert-load"
+        "--moe-gate-loss-wt, --moe-gate-loss-combine-method, --moe-z-loss-wt, --moe-log-expert-load, "
+        "--moe-load-map-interval, --moe-watch-window"
     ]
+
+
+@pytest.mark.parametrize("option", ["moe_load_map_interval", "moe_watch_window"])
+def test_a_negative_number_of_updates_is_refused(option):
+    with pytest.raises(ValueError, match=f"--{option.replace('_', '-')} -1: expected a number of updates, 0 for never"):
+        criterion(**{option: -1})
 
 
 def test_a_dense_model_with_defaults_is_quiet(sample, caplog):

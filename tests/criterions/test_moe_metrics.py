@@ -1,6 +1,7 @@
 """Ratios made of sums. Two MoE layers (1 and 3) of 4 experts, K = 1."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -66,6 +67,14 @@ def test_routing_of_one_batch():
     assert values["moe_load_max"] == 2.0
     assert values["moe_active"] == 0.5
     assert values["moe_l3_load_max"] == 2.0
+    assert values["moe_l1_dead_share"] == 0
+    assert values["moe_load_variation"] == pytest.approx(math.sqrt(1.5) / 2, abs=1e-4)
+    assert values["moe_load_entropy"] == pytest.approx(1.75 / 2, abs=1e-4)
+
+
+def test_experts_without_a_choice_are_a_share():
+    values = smoothed([output([4, 4, 0, 0])])
+    assert (values["moe_dead_share"], values["moe_load_entropy"], values["moe_load_variation"]) == (0.5, 0.5, 1.0)
 
 
 def test_an_even_load():
@@ -92,7 +101,7 @@ def test_summing_over_ranks_first_changes_nothing():
 
 
 def test_shares_of_single_experts_are_logged_on_request_only():
-    assert not any("_load" in key and "_e" in key for key in smoothed([output([4, 2, 1, 1])]))
+    assert not any(re.match(r"moe_l\d+_e\d+_load", key) for key in smoothed([output([4, 2, 1, 1])]))
     metrics.reset()
     steps = [output([4, 2, 1, 1], moe_log_expert_load=1)], [output([0, 2, 2, 4], moe_log_expert_load=1)]
     values = smoothed(*steps)

@@ -7,7 +7,14 @@ from fairseq.logging import progress_bar
 
 import fairseq_mhmoe  # noqa: F401  (installs the hooks)
 
-STATS = {"loss": 3.25, "moe_dropped": 0.5, "moe_l1_dropped": 0.75, "moe_l11_e3_load": 0.125, "moe_load_max": 2.0}
+STATS = {
+    "loss": 3.25,
+    "moe_dropped": 0.5,
+    "moe_l1_dropped": 0.75,
+    "moe_l11_e3_load": 0.125,
+    "moe_load_max": 2.0,
+    "moe_load_variation": 1.5,
+}
 
 
 def line(caplog, log_format):

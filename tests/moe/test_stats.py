@@ -15,6 +15,9 @@ def test_shares_by_hand():
     assert STATS.dropped_share == 0.25
     assert STATS.entropy == 0.5
     assert STATS.load_max == 3
+    assert STATS.dead_share == 0.5
+    assert STATS.load_entropy == pytest.approx((2 - 0.75 * math.log2(3)) / 2)
+    assert STATS.load_variation == pytest.approx(math.sqrt(6) / 2)
     assert STATS.selection_frequency().tolist() == [0.75, 0.25, 0, 0]
     assert STATS.selection_frequency(heads=2).tolist() == [1.5, 0.5, 0, 0]
 
@@ -47,3 +50,9 @@ def test_statistics_of_batches_add_up():
 def test_nothing_seen_is_all_zero():
     empty = unpack(torch.zeros(7))
     assert (empty.dropped_share, empty.entropy, empty.activated(0.1)) == (0, 0, 0)
+    assert (empty.load_entropy, empty.load_variation, empty.dead_share) == (0, 0, 1)
+
+
+def test_one_expert_alone_has_an_even_load():
+    one = LayerStats(load=torch.tensor([5.0]), sub_tokens=5, dropped=0, entropy_sum=0.0)
+    assert (one.load_entropy, one.load_variation, one.dead_share) == (1, 0, 0)
