@@ -9,7 +9,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from fairseq_mhmoe.cli.demo_programs import log_figures, minutes, say
 from fairseq_mhmoe.cli.reproduce_runs import Origin, Run, carry_out
 
-REPORTS = 20  # progress lines of a run, at most
+REPORTS = 10  # progress lines of a run, at most, beside its validations
+EARLY = 0.02  # of all work: until then programs have mostly been starting, which tells no pace
 KILL_AFTER = 30.0  # seconds that a program has to end when asked
 
 
@@ -100,7 +101,7 @@ class Progress:
         done = sum(self._share[name] * flops for name, flops in self._flops.items())
         here = done - sum(self._before[name] * flops for name, flops in self._flops.items())
         share = f"{100 * done / self._total:.0f} % of all"
-        if here <= 0:
+        if here < EARLY * self._total:
             return share
         return f"{share}, about {minutes((self._total - done) / here * (self._clock() - self._start))} left"
 
