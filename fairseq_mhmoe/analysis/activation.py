@@ -81,22 +81,6 @@ def total_counts(parts: Sequence[Sequence[LayerCounts]]) -> list[LayerCounts]:
     ]
 
 
-def load_entropy(selections: Tensor) -> float:
-    """Entropy of the load [N] over log N: 1 when even, 0 when one expert gets all; 0 without any selection."""
-    num_experts, total = selections.numel(), int(selections.sum())
-    if total == 0:
-        return 0.0
-    if num_experts == 1:
-        return 1.0
-    return float(torch.special.entr(selections.double() / total).sum()) / math.log(num_experts)
-
-
-def load_variation(selections: Tensor) -> float:
-    """Coefficient of variation of the load [N]: standard deviation over N experts / mean; 0 when even."""
-    load = selections.double()
-    return float(load.std(correction=0) / load.mean()) if load.sum() > 0 else 0.0
-
-
 def top_share(selections: Tensor) -> float:
     """Share of all selections [N] that the busiest expert gets: 1 / N when even."""
     return float(selections.max()) / max(int(selections.sum()), 1)
@@ -128,10 +112,10 @@ def layer_figures(counts: LayerCounts, threshold: float | None = None) -> dict:
         "top_expert": int(counts.selections.argmax()),
         "activated_per_token": stats.activated(value, counts.heads),
         "activated_per_sub_token": stats.activated(value),
-        "load_entropy": load_entropy(counts.selections),
-        "load_variation": load_variation(counts.selections),
+        "load_entropy": stats.load_entropy,
+        "load_variation": stats.load_variation,
         "top_share": top_share(counts.selections),
-        "dead_share": len(dead) / num_experts,
+        "dead_share": stats.dead_share,
         "dropped_share": stats.dropped_share,
         "gate_entropy": stats.entropy,
         "gate_entropy_normalised": stats.entropy / math.log(num_experts) if num_experts > 1 else 0.0,
