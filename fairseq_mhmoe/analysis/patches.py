@@ -67,6 +67,8 @@ def upscale(grid: np.ndarray, height: int, width: int) -> np.ndarray:
 def patches_picture(image: np.ndarray, maps: Sequence[tuple[str, np.ndarray]], title: str = "") -> Figure:
     """An image, and beside it each checkpoint's map over it, with one colour scale for all.
 
+    Under the maps the image is grey, so that colours are those of the scale.
+
     Args:
         image: [height, width, 3], uint8 or float in 0..1.
         maps: (label, such as "update 1,000"; [P_h, P_w] of `patch_map`) of each checkpoint, in the order of the run.
@@ -79,13 +81,14 @@ def patches_picture(image: np.ndarray, maps: Sequence[tuple[str, np.ndarray]], t
     height, width = image.shape[:2]
     low, high = _limits(grids)
     inches = IMAGE_INCHES * width / max(height, width), IMAGE_INCHES * height / max(height, width)
-    figure = new_figure((len(maps) + 1) * (inches[0] + 0.3) + 1.2, inches[1] + (1.2 if title else 0.8))
+    figure = new_figure((len(maps) + 1) * (inches[0] + 0.1) + 1.0, inches[1] + (0.8 if title else 0.5))
     axes = figure.subplots(1, len(maps) + 1, squeeze=False)[0]
     _frame(axes[0], "image").imshow(image)
     for axis, (label, _), grid in zip(axes[1:], maps, grids, strict=True):
-        _frame(axis, label).imshow(image)
+        _frame(axis, label).imshow(_grey(image), cmap="gray", vmin=0, vmax=1)
         drawn = axis.imshow(upscale(grid, height, width), cmap=COLOURS, vmin=low, vmax=high, alpha=OPACITY)
-    bar = figure.colorbar(drawn, ax=list(axes), shrink=0.85)
+    bar = figure.colorbar(drawn, ax=list(axes), shrink=0.85, pad=0.01)
+    bar.solids.set_alpha(1)
     bar.set_label("different experts of a patch's\nsub-tokens, mean over layers", fontsize=8)
     if title:
         figure.suptitle(title, fontsize=11)
@@ -111,6 +114,12 @@ def _checked_image(image: np.ndarray) -> np.ndarray:
             "point numbers from 0 to 1; undo the normalisation of the model's input"
         )
     return image.astype(np.float32)  # matplotlib takes no half precision
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """[height, width] 0..1, as bright as the image looks (ITU-R BT.601)."""
+    scaled = image / 255 if image.dtype == np.uint8 else image
+    return scaled @ np.array([0.299, 0.587, 0.114])
 
 
 def _checked_maps(maps: Sequence[tuple[str, np.ndarray]]) -> list[np.ndarray]:
