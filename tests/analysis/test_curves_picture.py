@@ -58,8 +58,16 @@ def png_size(path):
     return struct.unpack(">II", head[16:24])
 
 
-@pytest.mark.parametrize("axes", [AXES, ("tokens",), ("update", "time"), ("update", "tokens", "flops")])
-@pytest.mark.parametrize("log_x, log_y", [(False, None), (True, True)])
+@pytest.mark.parametrize(
+    "axes, log_x, log_y",
+    [
+        (AXES, False, None),
+        (AXES, True, True),
+        (("tokens",), False, None),
+        (("update", "time"), False, True),
+        (("update", "tokens", "flops"), True, True),
+    ],
+)
 def test_pictures_can_be_read(axes, log_x, log_y, tmp_path):
     lines = [Line(f"MH-MoE with {n} experts: {n}", make_curve(n), make_curve(n, errors=False)) for n in (12, 13, 16)]
     figure = draw_curves(lines, axes, "validation", "ppl", log_x, log_y)
