@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fairseq_mhmoe.analysis.activation import (
@@ -35,6 +35,8 @@ def layer_counts(draw, num_experts=None, top_k=None, heads=None):
 
 
 @given(layer_counts())
+# the first expert is exactly at the threshold: 11 / 396 = 3 / (2 * 54)
+@example(LayerCounts(0, 3, 1, torch.tensor([11, 1177] + [0] * 52), 396))
 def test_activation_by_exact_fractions(counts):
     # K / (2 N) of the selections per sub-token, or per token, without a rounding error at the threshold
     limit = Fraction(counts.top_k, 2 * counts.selections.numel())
