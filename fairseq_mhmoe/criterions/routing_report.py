@@ -83,7 +83,7 @@ class RoutingReport:
             if self.watch is None:
                 start = self.first[1] if self.first[0] else np.zeros_like(sums)
                 self.watch = RoutingWatch(layers, start, self.first_update, self.window, self.warmup, *self.weights)
-            for level, text in self.watch.observe(update, sums):
+            for level, text in self.watch.observe(update, sums) if self.watch.due(update) else ():
                 logger.log(level, "%s", text)
         if draw:
             before = self.drawn[1] if self.drawn[0] else 0
