@@ -109,26 +109,26 @@ def _sizes(source: Source, config: dict[str, Any]) -> dict[str, str]:
 
 
 def _loading(source: Source) -> str:
-    first = "```python\nimport torch\nfrom transformers import AutoModelForCausalLM"
     load = 'model = AutoModelForCausalLM.from_pretrained("FOLDER", trust_remote_code=True)'
     if source.tokenizer is None:
         use = (
-            f"{first}\n\n{load}\n# token numbers of fairseq's dictionary; model.config.bos_token_id begins a text\n"
+            "```python\nimport torch\nfrom transformers import AutoModelForCausalLM\n\n"
+            f"{load}\n# token numbers of fairseq's dictionary; model.config.bos_token_id begins a text\n"
             "tokens = torch.tensor([[model.config.bos_token_id]])\n"
             "print(model.generate(tokens, max_new_tokens=40))\n```\n\n"
             "There is no tokenizer: the model was exported without its data folder."
         )
     else:
+        package = "sentencepiece" if source.tokenizer[0] == "spm.model" else "tiktoken"
         use = (
-            f"{first}, AutoTokenizer\n\n{load}\n"
+            "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f"{load}\n"
             'tokenizer = AutoTokenizer.from_pretrained("FOLDER", trust_remote_code=True)\n'
             'inputs = tokenizer("The history of", return_tensors="pt")\n'
             "tokens = model.generate(**inputs, max_new_tokens=40)\n"
             "print(tokenizer.decode(tokens[0], skip_special_tokens=True))\n```\n\n"
             "The tokenizer puts in front of a text what stood before each document in training, and takes what looks "
-            "like a special token (`</s>`) for ordinary text. It needs `pip install "
-            + ("sentencepiece" if source.tokenizer[0] == "spm.model" else "tiktoken")
-            + "`."
+            f"like a special token (`</s>`) for ordinary text. It needs `pip install {package}`."
         )
     return (
         "## How to use it\n\n"

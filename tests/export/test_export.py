@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from fairseq_mhmoe.checkpoint import load
 from fairseq_mhmoe.checkpoint.converting import split
 from fairseq_mhmoe.cli import checkpoint as checkpoint_cli
+from fairseq_mhmoe.cli import evaluate
 from fairseq_mhmoe.cli import export as export_cli
 from fairseq_mhmoe.export import hf_folder
 from fairseq_mhmoe.export.hf_model import to_hf_name
@@ -20,7 +21,8 @@ from fairseq_mhmoe.export.importing import import_folder
 
 MODEL = (
     "--user-dir fairseq_mhmoe --task gpt --arch mhmoe_lm_tiny --decoder-embed-dim 32 --decoder-layers 2 "
-    "--decoder-attention-heads 4 --decoder-ffn-embed-dim 48 --moe-expert-count 4 --moe-ffn-dim 24 --tokens-per-sample 32"
+    "--decoder-attention-heads 4 --decoder-ffn-embed-dim 48 --moe-expert-count 4 --moe-ffn-dim 24 "
+    "--tokens-per-sample 32"
 ).split()
 TRAINING = (
     "--criterion moe_cross_entropy --optimizer adam --lr 0.01 --lr-scheduler fixed --batch-size 8 --cpu --seed 1 "
@@ -107,8 +109,9 @@ def test_the_folder_loads_without_fairseq_and_generates(folder, trained, tmp_pat
 def test_what_is_written(folder, capsys, trained, tmp_path):
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "config.json", "generation_config.json", "model.safetensors", "tokenizer_config.json", "vocab.json", "spm.model",
-        "configuration_mhmoe.py", "modeling_mhmoe.py", "layers_mhmoe.py", "experts_mhmoe.py", "tokenization_mhmoe.py",
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer_config.json", "vocab.json",
+        "spm.model", "configuration_mhmoe.py", "modeling_mhmoe.py", "layers_mhmoe.py",
+        "experts_mhmoe.py", "tokenization_mhmoe.py",
         "README.md", "LICENSE",
     }  # fmt: skip
     card = (folder / "README.md").read_text()
@@ -130,7 +133,7 @@ def test_weights_come_back_bit_by_bit(folder, trained, tiny_data_dir, tmp_path):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_fairseqs_programs_take_what_comes_back(folder, trained, tiny_data_dir, tmp_path, run_cli):
+def test_fairseqs_programs_take_what_comes_back(folder, trained, tiny_data_dir, tmp_path, run_cli, monkeypatch):
     back = tmp_path / "back.pt"
     import_folder(folder, back)
     words = [tiny_data_dir, "--user-dir", "fairseq_mhmoe", "--task", "gpt", "--gen-subset", "valid", "--cpu"]
@@ -149,7 +152,8 @@ def test_fairseqs_programs_take_what_comes_back(folder, trained, tiny_data_dir, 
         first.append(next(line.split('"loss": ')[1].split(",")[0] for line in log.splitlines() if '"loss": ' in line))
     assert first[0] == first[1]
     output = tmp_path / "scores.json"
-    run_cli("python", "-m", "fairseq_mhmoe.cli.evaluate", *words, "--path", back, "--output", output)
+    monkeypatch.setattr(sys, "argv", [str(word) for word in ("evaluate", *words, "--path", back, "--output", output)])
+    evaluate.main()
     assert json.loads(output.read_text())["valid"]["perplexity"] > 1
 
 

@@ -24,7 +24,8 @@ from tests.data_prep.tokenizers.conftest import (  # noqa: F401  fixtures
 
 HOSTILE = [
     "", " ", "\n", "  two  spaces ", "\t\n\r\n mixed \u00a0\u3000\u2028 space", "</s>", "<s>Hello</s> <pad> <unk>",
-    "<0x0A>", "▁under▁score", "🙂 日本語 naïve e\u0301", "\x00\x01 control", "a" * 500, "<U+00A0>", "12 123 1234", "don't I'LL",
+    "<0x0A>", "▁under▁score", "🙂 日本語 naïve e\u0301", "\x00\x01 control", "a" * 500, "<U+00A0>", "12 123 1234",
+    "don't I'LL",
 ]  # fmt: skip
 LAYOUTS = ["ours", "xlmr_model", "llama_model", "rank_file"]
 
