@@ -43,7 +43,8 @@ def split_batches(
         ValueError: no such split.
     """
     task = loaded.task
-    parts = parts_of(task, loaded.data, read_manifest(loaded.data), split)
+    found = parts_of(task, loaded.data, read_manifest(loaded.data), split)
+    parts = {name or split: part for name, part in found.items()}  # fairseq's own task knows no sources
     sizes = []
     for part in parts.values():
         task.load_dataset(part)
