@@ -127,6 +127,7 @@ def configuration(device: str):
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch sees no GPU here; leave it out")
     cfg = OmegaConf.structured(FairseqConfig)
+    cfg.model = None  # the checkpoint has it
     cfg.common.cpu = device == "cpu" or not torch.cuda.is_available()
     cfg.distributed_training.distributed_world_size = 1  # unless a launcher says otherwise
     return cfg
@@ -143,7 +144,11 @@ def main(words: list[str] | None = None) -> int:
 
         import fairseq_mhmoe  # noqa: F401  so that launchers are understood
 
-        distributed_utils.call_main(configuration(arguments.device), functools.partial(start, arguments, names))
+        cfg = configuration(arguments.device)
+        try:
+            distributed_utils.call_main(cfg, functools.partial(start, arguments, names))
+        except SystemExit:
+            return 2  # the error has been told, by the rank that met it
     except (ValueError, OSError) as error:
         print(f"mhmoe-lm-eval: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

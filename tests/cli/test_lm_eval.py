@@ -97,13 +97,13 @@ def test_two_processes_give_the_figures_of_one(one_process, words, tmp_path):
         (["--samples"], "add --output"),
         (["--tasks", " , "], "expected names with commas between"),
         (["--checkpoint", "/nowhere.pt"], "no checkpoint /nowhere.pt"),
-        (["--num-fewshot", "1"], "--local-data lacks piqa/train.jsonl"),
+        (["--num-fewshot", "1"], "--local-data has no piqa/train.jsonl"),
     ],
 )
 def test_what_can_not_be_is_said_in_a_line(words, capsys, more, message):
     status, printed = call([*words, *more], capsys)
     assert status == 2
-    [line] = [line for line in printed.err.splitlines() if line.startswith("mhmoe-lm-eval: error:")]
+    [line] = [line for line in printed.err.splitlines() if ": error: " in line]
     assert message in line
 
 

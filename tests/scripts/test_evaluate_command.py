@@ -21,7 +21,7 @@ def run(*arguments, **environment):
         env=keep | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
     )
 
 

@@ -198,7 +198,7 @@ def test_examples_need_records_of_their_own(tmp_path, scratch):
     write(tmp_path, "piqa", *RECORDS["piqa"][:2])
     questions = Questions(["piqa"], tmp_path, shots=2)
     tasks = load_tasks(["piqa"], tmp_path, scratch)
-    with pytest.raises(ValueError, match="piqa with 2 examples: --local-data lacks piqa/train.jsonl|piqa/train.jsonl"):
+    with pytest.raises(ValueError, match="piqa with 2 examples: --local-data has no piqa/train.jsonl"):
         choose_examples(tasks, questions)
     example = {"goal": "cut paper", "sol1": "use scissors", "sol2": "use soup", "label": 0}
     write(tmp_path, "piqa", "train", example, example, example)
