@@ -25,6 +25,7 @@ def runs(train_ranks, tmp_path_factory):
         ended = train_ranks(
             folder, processes, update_freq=update_freq, max_update=UPDATES, tensorboard_logdir=folder / "tb",
             moe_capacity_factor=1.0, moe_log_expert_load=True, moe_z_loss_wt=0.01, no_save=True, lr=0.1,
+            moe_load_map_interval=2,
         )  # fmt: skip
         done[processes] = ended, folder / "tb"
     return done
@@ -57,6 +58,24 @@ def test_tensorboard_has_the_figures_of_all_ranks(runs, processes, subset):
         assert [step for step, _ in several[figure]] == [step for step, _ in one[figure]], figure
         values = [value for _, value in one[figure]]
         assert [value for _, value in several[figure]] == pytest.approx(values, rel=2e-3, abs=2e-4), figure
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("subset, updates", [("train_inner", [2, 4]), ("valid", [4])])
+def test_pictures_are_those_of_all_ranks(runs, processes, subset, updates):
+    one, several = (loads(runs[number][1] / subset) for number in (1, processes))
+    assert [step for step, _ in several] == [step for step, _ in one] == updates
+    for (_, ours), (_, theirs) in zip(several, one):
+        assert ours == pytest.approx(theirs, rel=1e-2)
+
+
+def loads(folder):
+    """[(update, figures of the histogram of loads)] of the pictures in a folder, which come one with each histogram."""
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "histograms": 0}).Reload()
+    drawn = [event.step for event in events.Images("moe_load_map")]
+    written = [(event.step, event.histogram_value) for event in events.Histograms("moe_load_histogram")]
+    assert drawn == [step for step, _ in written]
+    return [(step, [value.num, value.min, value.max, value.sum_squares]) for step, value in written]
 
 
 def scalars(folder):
