@@ -136,7 +136,7 @@ DENSE = Spec("dense", "dense", "dense")
 
 
 def _routing(scale: Scale, count: int) -> dict[str, Any]:
-    return {"moe-expert-count": count, "moe-top-k": scale.top_k, "use-xmoe": True}
+    return {"moe-expert-count": count, "moe-top-k": scale.top_k, "moe-router": "xmoe"}
 
 
 def _xmoe(scale: Scale, count: int) -> Spec:
