@@ -9,7 +9,6 @@
 Called again it goes on where it stopped. docs/evidence.md tells what it writes.
 """
 
-import argparse
 import json
 import logging
 import os
@@ -29,7 +28,7 @@ from fairseq_mhmoe.cli import reproduce_figures
 from fairseq_mhmoe.cli.demo_programs import StepFailed, code_hash, data_hash, minutes, program, run, say, shorten, show
 from fairseq_mhmoe.cli.demo_report import current_commit
 from fairseq_mhmoe.cli.files import write_bytes, write_json
-from fairseq_mhmoe.cli.reproduce_arguments import Request, parse_request
+from fairseq_mhmoe.cli.reproduce_arguments import Request, make_parser, parse_request
 from fairseq_mhmoe.cli.reproduce_comparisons import make_plan
 from fairseq_mhmoe.cli.reproduce_jobs import carry_out_all
 from fairseq_mhmoe.cli.reproduce_models import build
@@ -44,9 +43,7 @@ THREADS = {"cpu": 1, "cuda": 4}  # of a run; on a CPU one, so that neither numbe
 def main(words: list[str] | None = None) -> None:
     """Command line; ends with status 0, 1 when a step failed, 2 when something is asked for that can't be."""
     words = sys.argv[1:] if words is None else words
-    parser = argparse.ArgumentParser(
-        prog="bash scripts/reproduce.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     request = parse_request(parser, words)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logging.disable(logging.INFO)
@@ -150,17 +147,20 @@ def look_at_earlier(request: Request, runs: list[Run], origin: Origin) -> None:
     Raises:
         ValueError: a run was begun with other settings or data, and --fresh is not given.
     """
+    others = []
     for run_ in runs:
         differ = begun_otherwise(run_, origin)
         if differ and request.fresh:
             shutil.rmtree(run_.folder)
         elif differ == ["code"]:
-            say(f"note: {run_.name} was begun with other code of the models; --fresh trains it anew")
+            others.append(run_.name)
         elif differ:
             raise ValueError(
                 f"{shorten(run_.folder)} was begun with other {' and '.join(differ)}; choose another --name, "
                 "or --fresh to train anew what differs"
             )
+    if others:
+        say(f"note: begun with other code of the models, --fresh trains them anew: {', '.join(others)}")
 
 
 def machine(request: Request) -> dict:

@@ -40,8 +40,14 @@ class Request:
     plan_only: bool
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+def make_parser(description: str = "") -> argparse.ArgumentParser:
+    """The command line of scripts/reproduce.sh."""
+    parser = argparse.ArgumentParser(
+        prog="bash scripts/reproduce.sh",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("corpus", nargs="?", choices=CORPORA, default="english", help="default: %(default)s")
     what = parser.add_argument_group("what is compared")
     what.add_argument("--paper", choices=("v1", "v2"), default="v1", help="whose table 1 (default: v1)")
@@ -75,11 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one per core; one on a GPU)")
     where.add_argument("--fresh", action="store_true", help="train anew what was begun with other settings or code")
     where.add_argument("--plan", action="store_true", help="print models, cost and commands, and end")
+    return parser
 
 
 def parse_request(parser: argparse.ArgumentParser, words: Sequence[str]) -> Request:
     """What the words ask for; ends the program with status 2 and one line if that can't be."""
-    add_arguments(parser)
     given = parser.parse_args(words)
     try:
         return make_request(given)

@@ -30,7 +30,8 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
 def run(folder, seed=1, family="dense", flops=10, jobs=1, device="cpu", **changes):
-    scale = find_scale("english", False, "table1", {"tokens": 100 * 1024, **changes})
+    size = {"tokens": 100 * 1024, "tokens_per_sample": 128, "samples_per_update": 8, "samples_per_batch": 8}
+    scale = find_scale("english", False, "table1", {**size, "learning_rates": {}, **changes})
     spec = SimpleNamespace(name=family, family=family, title=family)
     model = Model(spec, ["--arch", family], None, SimpleNamespace(flops_per_token=flops), {})
     return Run(model, seed, scale, Place(Path("data"), Path(folder), device, jobs, 1))

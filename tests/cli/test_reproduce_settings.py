@@ -12,6 +12,7 @@ from fairseq_mhmoe.cli.reproduce_settings import (
 )
 
 ENGLISH = SCALES["english", "default"]
+BATCH = {"tokens_per_sample": 128, "samples_per_update": 8, "samples_per_batch": 8}
 
 
 @pytest.mark.parametrize("key", SCALES, ids="-".join)
@@ -83,9 +84,9 @@ def test_changes_of_a_comparison_come_before_the_users(monkeypatch):
 )
 def test_what_no_training_can_have_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        find_scale("english", False, "table1", changes)
+        find_scale("english", False, "table1", {**BATCH, **changes})
 
 
 def test_updates_are_those_that_are_full():
-    scale = find_scale("english", False, "table1", {"tokens": 3 * 1024 + 1023})
+    scale = find_scale("english", False, "table1", {**BATCH, "tokens": 3 * 1024 + 1023})
     assert (scale.tokens_per_update, scale.updates) == (1024, 3)

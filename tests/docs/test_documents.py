@@ -11,7 +11,7 @@ from torch.distributed.run import get_args_parser
 
 from data_prep.__main__ import make_parser as data_prep_parser
 from data_prep.zero_shot import make_parser as zero_shot_parser
-from fairseq_mhmoe.cli import analyze, checkpoint, cost, export, lm_eval
+from fairseq_mhmoe.cli import analyze, checkpoint, cost, export, lm_eval, reproduce_arguments
 from fairseq_mhmoe.models.options import MHMoELanguageModelConfig
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def options_of_the_programs():
     for script in (ROOT / "benchmarks").glob("*.sh"):
         names |= set(re.findall(r"(?<= )(--[a-z-]+)(?=[ )])", script.read_text()))
     own = data_prep_parser(), export.parser(), cost.parser(with_arch=True), *map(analyze.make_parser, analyze.COMMANDS)
-    own += lm_eval.make_parser(), zero_shot_parser()
+    own += lm_eval.make_parser(), zero_shot_parser(), reproduce_arguments.make_parser()
     for parser in (get_args_parser(), benchmark, *own, *commands.values()):
         names |= set(parser._option_string_actions)
     for parser, given in ((options.get_training_parser(), words), (options.get_eval_lm_parser(), words[:3])):
