@@ -31,7 +31,7 @@ What is compared
   --ablation NAME        heads, components, or depth (linear layers n = 0 to 3)      table 1
   --parity NAME          params: MH-MoE has X-MoE's parameters; flops: and FLOPs     params
   --models M ...         only these, by name or family: xmoe mhmoe-8                 all
-  --seeds S ...                                                                      1 2 3
+  --seeds S ...                                                                   11 12 13
 At which size (fairseq_mhmoe/cli/reproduce_settings.py holds the table)
   --full                 larger models, more tokens, 8 and 32 experts
   --experts N ...        of X-MoE or SMoE

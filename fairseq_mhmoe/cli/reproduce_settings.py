@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-SEEDS = (1, 2, 3)
+SEEDS = (11, 12, 13)  # not 1: the settings were chosen with it
 FAMILIES = ("dense", "smoe", "finegrained", "xmoe", "mhmoe")
 
 
