@@ -1,6 +1,7 @@
-"""Pairs of models, fairseq's and the exported one, with the same weights; nothing is asked of a network."""
+"""Pairs of models, fairseq's and the exported one, with the same weights; a trained checkpoint and its folder."""
 
 import os
+import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
 
@@ -9,10 +10,20 @@ import torch
 from omegaconf import OmegaConf
 
 import fairseq_mhmoe  # noqa: F401  registers the model
+from fairseq_mhmoe.cli import export as export_cli
 from fairseq_mhmoe.export.hf_model import build_model, hf_config, hf_weights
 from fairseq_mhmoe.export.modeling_mhmoe import MHMoEConfig, MHMoEForCausalLM
 from fairseq_mhmoe.models.options import MHMoELanguageModelConfig
 
+MODEL = (
+    "--user-dir fairseq_mhmoe --task gpt --arch mhmoe_lm_tiny --decoder-embed-dim 32 --decoder-layers 2 "
+    "--decoder-attention-heads 4 --decoder-ffn-embed-dim 48 --moe-expert-count 4 --moe-ffn-dim 24 "
+    "--tokens-per-sample 32"
+).split()
+TRAINING = (
+    "--criterion moe_cross_entropy --optimizer adam --lr 0.01 --lr-scheduler fixed --batch-size 8 --cpu --seed 1 "
+    "--no-epoch-checkpoints --disable-validation --log-interval 1 --log-format json"
+).split()
 VOCABULARY = 61
 PAD = 1
 SMALL = dict(
@@ -74,3 +85,25 @@ def padded():
         return tokens.masked_fill(~real, PAD), real
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_data_dir, run_cli, tmp_path_factory):
+    """checkpoint_last.pt after 6 updates, which names its data folder."""
+    folder = tmp_path_factory.mktemp("trained")
+    run_cli("fairseq-train", tiny_data_dir, *MODEL, *TRAINING, "--max-update", "6", "--save-dir", folder)
+    return folder / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="session")
+def folder(trained, tmp_path_factory):
+    """The exported folder, which the program has checked."""
+    target = tmp_path_factory.mktemp("exported") / "hf"
+    assert export_cli.main([str(trained), str(target)]) == 0
+    return target
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """A copy of the exported folder to be damaged."""
+    return shutil.copytree(folder, tmp_path / "copy")
