@@ -81,7 +81,7 @@ RECORDS = {
     "xnli_de": (
         "validation",
         {"premise": "Es regnet", "hypothesis": "Es ist nass.", "label": 0},
-        [("", f"Es regnet, richtig? {word}, Es ist nass.") for word in ("Ja", "Auch", "Nein")],
+        [("", f" Es regnet, richtig? {word}, Es ist nass.") for word in ("Ja", "Auch", "Nein")],
         0,
     ),
 }
