@@ -58,7 +58,7 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
     what.add_argument(
         "--models", nargs="+", default=[], metavar="M", help="only these, by name or family: xmoe mhmoe-8"
     )
-    what.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="S", help="default: 1 2 3")
+    what.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="S", help="default: %(default)s")
     size = parser.add_argument_group("at which size")
     size.add_argument("--full", action="store_true", help="larger models, more tokens, 8 and 32 experts: for a GPU")
     size.add_argument(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fairseq_mhmoe.cli.reproduce_arguments import make_parser, parse_request
+from fairseq_mhmoe.cli.reproduce_settings import SEEDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +49,7 @@ def test_help_explains_every_option_and_no_other():
 
 def test_defaults():
     found = request("--device", "cpu")
-    assert (found.corpus, found.comparison, found.parity, found.seeds) == ("english", "table1", "params", (1, 2, 3))
+    assert (found.corpus, found.comparison, found.parity, found.seeds) == ("english", "table1", "params", SEEDS)
     assert (found.output, found.prepare, found.jobs) == (Path("runs/reproduce/english"), True, os.cpu_count())
 
 
