@@ -118,6 +118,9 @@ FULL = dict(
     dropout=0.1,
     bf16=1,
     ablation_heads=(1, 2, 4, 6, 8, 12),
+    # what was found for the small models does not hold for these
+    learning_rates={},
+    changes={},
 )
 SCALES = {
     ("english", "default"): ENGLISH,

@@ -27,6 +27,7 @@ TOKENS = 256 * UPDATES
 SIZE = ["--experts", 2, "--tokens", TOKENS, "--set", *TINY, "validations=2", "warmup_updates=2"]
 CHOICE = ["--models", "xmoe", "mhmoe", "--seeds", 1, 2]
 PNG = b"\x89PNG"
+pytestmark = pytest.mark.timeout(600)  # a dozen programs, on a machine that others use
 
 
 class ForkedProgram:

@@ -90,3 +90,9 @@ def test_what_no_training_can_have_is_refused(changes, message):
 def test_updates_are_those_that_are_full():
     scale = find_scale("english", False, "table1", {**BATCH, "tokens": 3 * 1024 + 1023})
     assert (scale.tokens_per_update, scale.updates) == (1024, 3)
+
+
+@pytest.mark.parametrize("key", SCALES, ids="-".join)
+def test_a_family_of_a_row_has_no_rate_of_another_size(key):
+    scale = SCALES[key]
+    assert all(0.2 < rate / scale.learning_rate < 5 for rate in scale.learning_rates.values())
