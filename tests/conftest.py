@@ -25,7 +25,8 @@ hypothesis.settings.load_profile("here")
 # The files that take longest, which start first: two workers then end together (scripts/test.sh).
 LONGEST = """
     distributed/test_equality_training benchmarks/test_train_step distributed/test_kill data_prep/test_executors
-    cli/test_demo data_prep/test_pipeline distributed/test_equality distributed/test_resume benchmarks/test_moe_layer
+    cli/test_demo cli/test_reproduce data_prep/test_pipeline distributed/test_equality distributed/test_resume
+    benchmarks/test_moe_layer
     distributed/test_launch data_prep/test_demo_english integration/test_user_dir benchmarks/test_data_preparation
     scripts/test_run_training scripts/test_pretrain_training end_to_end/test_train_and_evaluate
     distributed/test_failures end_to_end/test_precision_and_steps integration/test_resume test_paper_configs
