@@ -67,6 +67,9 @@ class Scale:
         return self.learning_rates.get(family, self.learning_rate)
 
 
+SHARP_XMOE = {"xmoe": {"moe-router-temperature": 0.07}}
+ONE_ROUTER = SHARP_XMOE | {"mhmoe": {"moe-router-temperature": 0.07}}
+
 ENGLISH = Scale(
     data="data/reproduce-english",
     prepare=("data_prep.demo_english", "--sources", "wikipedia", "gutenberg", "passages", "--vocab-size", "4096"),
@@ -91,9 +94,15 @@ ENGLISH = Scale(
     adam_beta2=0.95,
     # The best of the sweeps, which tried as much for each: docs/evidence.md.
     learning_rates={"dense": 4e-3},
-    options={"xmoe": {"moe-router-temperature": 0.07}, "mhmoe": {"moe-router": "softmax"}},
-    # three heads, and experts of which head and merge layers leave enough
-    changes={"v2": {"width": 192, "attention_heads": 3, "ffn": 512}, "depth": {"ffn": 512}},
+    options=SHARP_XMOE | {"mhmoe": {"moe-router": "softmax"}},
+    changes={
+        # three heads, and experts of which head and merge layers leave enough
+        "v2": {"width": 192, "attention_heads": 3, "ffn": 512},
+        # one router for all: these vary something else
+        "heads": {"options": ONE_ROUTER},
+        "components": {"options": ONE_ROUTER},
+        "depth": {"options": ONE_ROUTER, "ffn": 512},
+    },
 )
 MULTILINGUAL = replace(
     ENGLISH,
@@ -118,8 +127,9 @@ FULL = dict(
     dropout=0.1,
     bf16=1,
     ablation_heads=(1, 2, 4, 6, 8, 12),
-    # what was found for the small models does not hold for these
+    # what was found for the small models need not hold for these: the papers' routers, one learning rate
     learning_rates={},
+    options={},
     changes={},
 )
 SCALES = {

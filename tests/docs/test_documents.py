@@ -21,22 +21,39 @@ MADE_LATER = ("runs/", "data/", "work/", ".venv")
 OF_OTHERS = {"--ntasks-per-node", "--sources", "--json"}
 
 
-def rows_of_equations():
-    text = (ROOT / "docs/papers-to-code.md").read_text().split("## Where paper")[0]
-    return [line.split("|")[1:4] for line in text.splitlines() if line.startswith("| v") or line.startswith("| X-MoE")]
+def rows_of(section, *columns):
+    """These cells of every row of one section's table in papers-to-code.md that says there is something."""
+    text = (ROOT / "docs/papers-to-code.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.splitlines() if line.startswith("| ")
+    ]
+    return [[row[column] for column in columns] for row in rows[1:] if "none yet" not in row]
 
 
-@pytest.mark.parametrize("title, functions, tests", rows_of_equations(), ids=lambda cell: None)
-def test_functions_and_tests_of_an_equation_exist(title, functions, tests):
-    found = 0
+EVIDENCE = [*rows_of("Equations", 0, 1, 2), *rows_of("Tables", 0, 3, 4), *rows_of("Figures", 0, 2, 3)]
+SAME_AS_ABOVE = "the same"
+
+
+@pytest.mark.parametrize("title, functions, tests", EVIDENCE, ids=lambda cell: None)
+def test_functions_and_tests_of_an_equation_table_or_figure_exist(title, functions, tests):
     for cell, folder, pattern in ((functions, "fairseq_mhmoe", r"(?:def|class) {}\b"), (tests, "tests", r"def {}\b")):
-        for path, names in re.findall(r"`([\w/]+\.py)(?:: ([\w., ]+))?`", cell):
-            source = (ROOT / folder / path).read_text()
+        found = re.findall(r"`([\w/]+(?:\.py|/))(?:: ([\w., ]+))?`", cell)
+        assert found or cell.startswith(SAME_AS_ABOVE), title
+        for path, names in found:
+            assert (ROOT / folder / path).exists() or path.startswith("configs/"), path
             for name in filter(None, names.split(", ")):
                 for part in name.split("."):
-                    assert re.search(pattern.format(part), source), f"{path} has no {part}"
-            found += 1
-    assert found >= 2, title
+                    assert re.search(pattern.format(part), (ROOT / folder / path).read_text()), f"{path} has no {part}"
+
+
+def test_the_configurations_of_a_table_exist():
+    named = [name for _, cell in rows_of("Tables", 0, 1) for name in re.findall(r"`(configs/\S+)`", cell)]
+    assert len(named) >= 10
+    for name in named:
+        start, braces, rest = name.partition("{")
+        parts, _, end = rest.partition("}")
+        for part in parts.split(",") if braces else [""]:
+            assert list(ROOT.glob(f"{start}{part}{end}".rstrip("/"))), name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
