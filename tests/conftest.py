@@ -26,13 +26,13 @@ hypothesis.settings.load_profile("here")
 LONGEST = """
     distributed/test_equality_training benchmarks/test_train_step distributed/test_kill data_prep/test_executors
     cli/test_demo cli/test_reproduce data_prep/test_pipeline distributed/test_equality distributed/test_resume
-    benchmarks/test_moe_layer
-    distributed/test_launch data_prep/test_demo_english integration/test_user_dir benchmarks/test_data_preparation
-    scripts/test_run_training scripts/test_pretrain_training end_to_end/test_train_and_evaluate
-    distributed/test_failures end_to_end/test_precision_and_steps integration/test_resume test_paper_configs
-    end_to_end/test_bad_input tasks/test_gpt_batches distributed/test_exchange distributed/test_equality_overflow
-    moe/test_torchscale benchmarks/test_cross_entropy tasks/test_gpt integration/test_checkpoint_loading
-    golden/test_check end_to_end/test_bitnet end_to_end/test_sources integration/test_weight_decay
+    benchmarks/test_moe_layer distributed/test_launch data_prep/test_demo_english integration/test_user_dir
+    benchmarks/test_data_preparation scripts/test_run_training scripts/test_pretrain_training
+    end_to_end/test_train_and_evaluate distributed/test_failures end_to_end/test_precision_and_steps
+    integration/test_resume test_paper_configs end_to_end/test_bad_input tasks/test_gpt_batches
+    distributed/test_exchange distributed/test_equality_overflow moe/test_torchscale benchmarks/test_cross_entropy
+    tasks/test_gpt integration/test_checkpoint_loading golden/test_check export/test_export export/test_forward
+    end_to_end/test_bitnet end_to_end/test_sources integration/test_weight_decay
 """.split()
 
 WORDS = (
