@@ -1,6 +1,5 @@
-"""scripts/evaluate.sh: what it would run (DRY_RUN=1), its complaints, and one real evaluation."""
+"""scripts/evaluate.sh: what it would run (DRY_RUN=1), its complaints, and what it does again."""
 
-import json
 import os
 import shlex
 import subprocess
@@ -21,7 +20,7 @@ def run(*arguments, **environment):
         env=keep | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=200,
     )
 
 
@@ -62,7 +61,6 @@ def test_settings_reach_the_programs():
         (["a.pt", "/data"], {"NPROC": "0"}, "NPROC is '0'"),
         (["a.pt", "/data"], {"LIMIT": "x"}, "LIMIT is 'x'"),
         (["a.pt", "/data"], {"DEVICE": "tpu"}, "choose auto, cuda or cpu"),
-        (["nowhere.pt", "/data"], {}, "no checkpoint nowhere.pt"),
     ],
 )
 def test_wrong_settings_are_named(arguments, environment, message):
@@ -77,19 +75,36 @@ def test_help_names_every_setting():
         assert f"\n  {name} " in text
 
 
-def test_a_checkpoint_is_evaluated_once(tiny_checkpoint, tmp_path):
-    record = {"goal": "go to the city", "sol1": "use the road", "sol2": "use the century", "label": 0}
-    (tmp_path / "records/piqa").mkdir(parents=True)
-    (tmp_path / "records/piqa/validation.jsonl").write_text(json.dumps(record) + "\n")
-    settings = {"LOCAL_DATA": str(tmp_path / "records"), "TASKS": "piqa", "OUTPUT": str(tmp_path / "out")}
-    settings |= {"DEVICE": "cpu", "SPLITS": "valid"}
-    done = run(tiny_checkpoint("mhmoe"), **settings)
-    assert done.returncode == 0, done.stdout + done.stderr
-    figures = json.loads((tmp_path / "out/evaluation.json").read_text())
-    assert figures["perplexity"]["valid"]["perplexity"] > 1
-    assert figures["tasks"]["piqa"]["acc,none"] in (0.0, 1.0)
-    assert (tmp_path / "out/evaluation.md").read_text().strip() in done.stdout
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("**/*s.json")}
-    again = run(tiny_checkpoint("mhmoe"), **settings)
-    assert again.returncode == 0 and again.stderr.count("is there") == 2, again.stderr
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("**/*s.json")} == before
+PYTHON = """#!/usr/bin/env bash
+# stands for the programs, whose own tests run them: notes its words, and writes what they would write
+echo "$*" >>"$CALLS"
+case "$*" in
+  *settings*) printf '%s\\n' "$HASH" "$FOLDER" 32 ;;
+  *" --output "*lm-eval*) mkdir -p "$OUTPUT/lm-eval" && echo "{}" >"$OUTPUT/lm-eval/results.json" ;;
+  *" --output "*) echo "{}" >"$OUTPUT/scores.json" ;;
+esac
+"""
+
+
+def test_a_checkpoint_is_evaluated_once_and_again_when_it_changed(tmp_path):
+    python = tmp_path / "venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    calls = tmp_path / "calls"
+    settings = {"VENV": str(tmp_path / "venv"), "CALLS": str(calls), "FOLDER": str(tmp_path), "TASKS": "piqa"}
+    settings["OUTPUT"] = str(tmp_path / "out")
+
+    def programs(**changes):
+        calls.unlink(missing_ok=True)
+        done = run("a.pt", **{**settings, "HASH": "1", **changes})
+        assert done.returncode == 0, done.stderr
+        return [line.split()[1].rpartition(".")[2] for line in calls.read_text().splitlines()]
+
+    everything = ["evaluation_table", "evaluate", "lm_eval", "evaluation_table"]
+    assert programs() == everything
+    words = calls.read_text().splitlines()[1].split()
+    assert words[words.index("--tokens-per-sample") + 1] == "32" and words[2] == str(tmp_path)
+    assert programs() == ["evaluation_table", "evaluation_table"]
+    assert programs(LIMIT="3") == ["evaluation_table", "lm_eval", "evaluation_table"]
+    assert programs(LIMIT="3", HASH="2") == everything
