@@ -19,7 +19,7 @@ DATA = [
     "zstandard>=0.22",
 ]
 RAY = ["ray>=2.9"]  # data preparation on a Ray cluster
-ANALYSIS = ["lm-eval>=0.4.9", "matplotlib>=3.8"]
+ANALYSIS = ["lm-eval>=0.4.13", "matplotlib>=3.8", "pyyaml>=6"]
 EXPORT = ["safetensors>=0.4", "tokenizers>=0.20", "transformers>=5"]  # Hugging Face folders
 BENCHMARK = ["mixture-of-experts>=0.2.3", "transformers>=5"]  # other MoE layers to compare with
 DEV = [
