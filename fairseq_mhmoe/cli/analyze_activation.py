@@ -22,11 +22,10 @@ from fairseq_mhmoe.analysis.activation_pictures import (
     thresholds_picture,
 )
 from fairseq_mhmoe.analysis.activation_run import count, figures_by_source, progress
-from fairseq_mhmoe.analysis.activation_text import split_batches, text_batches
 from fairseq_mhmoe.analysis.pictures import save_png
+from fairseq_mhmoe.cli.analyze_text import add_text_arguments, batches_of, check_text, load, named
 from fairseq_mhmoe.cli.files import write_json
 from fairseq_mhmoe.cli.text_table import text_table
-from fairseq_mhmoe.evaluation.loading import Loaded, load_checkpoint
 
 COLUMNS = {
     "activated by token": lambda model: f"{model['activated_experts']['per_token']:.1%}",
@@ -44,16 +43,8 @@ COLUMNS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `mhmoe-analyze activation`."""
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="of one or more models")
-    parser.add_argument("data", type=Path, metavar="DATA", help="prepared folder with dictionary, tokenizer and text")
+    add_text_arguments(parser)
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="of the models (default: the checkpoints' folders)")
-    parser.add_argument("--split", help="of the data, or of one source: de/test (default: valid)")
-    parser.add_argument("--sources", help="comma-separated sources of the data to read (default: all)")
-    parser.add_argument("--text", type=Path, metavar="FILE", help="raw text instead of a split, each line a document")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="stop after exactly N tokens (default: all)")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="blocks at once (default: 8)")
-    parser.add_argument(
-        "--tokens-per-sample", type=int, metavar="T", help="length of a block (default: as the model was trained)"
-    )
     parser.add_argument(
         "--threshold",
         type=float,
@@ -73,8 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="relative",
         help="what the colours mean: selections relative to an even load (default), per token or per sub-token",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    parser.add_argument("--seed", type=int, default=1, help="of models that draw experts at random (default: 1)")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/analysis"), metavar="FOLDER", help="default: runs/analysis"
     )
@@ -108,20 +97,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     """ValueError for options that can't be."""
-    for name in ("max_tokens", "batch_size", "tokens_per_sample"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected 1 or more")
+    check_text(arguments)
     if arguments.threshold is not None and not 0 <= arguments.threshold < float("inf"):
         raise ValueError(f"--threshold is {arguments.threshold}; expected a selection frequency, 0 or more")
     if arguments.labels and len(arguments.labels) != len(arguments.checkpoints):
         raise ValueError(
             f"--labels: {len(arguments.labels)} names for {len(arguments.checkpoints)} checkpoints; expected one each"
         )
-    if arguments.text is not None:
-        for option in ("split", "sources"):
-            if getattr(arguments, option) is not None:
-                raise ValueError(f"--{option} and --text both say what to read; leave one of them out")
+    doubled = [label for label in arguments.labels or () if arguments.labels.count(label) > 1]
+    if doubled:
+        raise ValueError(f"--labels: {doubled[0]!r} names several checkpoints; give each its own, as in {doubled[0]}-1")
 
 
 def parse_thresholds(words: str | None) -> list[float]:
@@ -160,11 +145,7 @@ def measure(label: str, checkpoint: Path, arguments: argparse.Namespace) -> dict
         print(f"{label}: a dense model, it has no experts to look at", flush=True)
         return {"experts": None}
     config = layers[0][1].config
-    where = loaded, arguments.batch_size, arguments.max_tokens
-    if arguments.text is None:
-        names, batches = split_batches(where[0], arguments.split or "valid", *where[1:])
-    else:
-        names, batches = text_batches(where[0], arguments.text, *where[1:])
+    names, batches = batches_of(loaded, arguments)
     torch.manual_seed(arguments.seed)
     counts = count(loaded, names, progress(label, batches))
     return {
@@ -177,23 +158,11 @@ def measure(label: str, checkpoint: Path, arguments: argparse.Namespace) -> dict
     }
 
 
-def load(checkpoint: Path, arguments: argparse.Namespace) -> Loaded:
-    """The model, whose task reads the sources asked for, each token once, in blocks that the model takes."""
-    changes = {"sources": arguments.sources, "source_weights": None}
-    loaded = load_checkpoint(checkpoint, arguments.data, arguments.device, changes)
-    length = arguments.tokens_per_sample or loaded.task.args.tokens_per_sample
-    extra = 1 if loaded.task.args.add_bos_token else 0
-    if arguments.tokens_per_sample and length + extra > loaded.longest:
-        raise ValueError(f"--tokens-per-sample {length}: {checkpoint} takes at most {loaded.longest - extra} tokens")
-    loaded.task.args.tokens_per_sample = min(length, loaded.longest - extra)
-    return loaded
-
-
 def write(arguments: argparse.Namespace, models: list[dict]) -> None:
     """activation.json and the pictures, and a table to read."""
     folder = arguments.output
     text = {"data": str(arguments.data), "max_tokens": arguments.max_tokens, "batch_size": arguments.batch_size}
-    text |= {"text": str(arguments.text)} if arguments.text else {"split": arguments.split or "valid"}
+    text |= named(arguments)
     stated = "K / (2 N) of each model" if arguments.threshold is None else arguments.threshold
     content = {**text, "threshold": stated, "definition": DEFINITION, "models": models}
     pictures = {

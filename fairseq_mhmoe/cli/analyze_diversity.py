@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 from fairseq_mhmoe.analysis.activation_run import progress
-from fairseq_mhmoe.analysis.activation_text import split_batches, text_batches
 from fairseq_mhmoe.analysis.diversity import DEFINITION, Sizes, sizes_of
 from fairseq_mhmoe.analysis.diversity_pictures import histograms_picture
 from fairseq_mhmoe.analysis.diversity_report import printable, printed
@@ -23,7 +22,7 @@ from fairseq_mhmoe.analysis.diversity_run import Measured, measure
 from fairseq_mhmoe.analysis.diversity_words import extremes
 from fairseq_mhmoe.analysis.pictures import save_png
 from fairseq_mhmoe.analysis.word_lists import WordList, read_word_list, shipped_lists
-from fairseq_mhmoe.cli.analyze_activation import load
+from fairseq_mhmoe.cli.analyze_text import add_text_arguments, batches_of, check_text, load, named
 from fairseq_mhmoe.cli.files import write_bytes, write_json
 from fairseq_mhmoe.evaluation.loading import Loaded
 
@@ -33,15 +32,7 @@ HTML_TOKENS = 2000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `mhmoe-analyze diversity`."""
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of a model with 2 heads or more")
-    parser.add_argument("data", type=Path, metavar="DATA", help="prepared folder with dictionary, tokenizer and text")
-    parser.add_argument("--split", help="of the data, or of one source: de/test (default: valid)")
-    parser.add_argument("--sources", help="comma-separated sources of the data to read (default: all)")
-    parser.add_argument("--text", type=Path, metavar="FILE", help="raw text instead of a split, each line a document")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="stop after exactly N tokens (default: all)")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="blocks at once (default: 8)")
-    parser.add_argument(
-        "--tokens-per-sample", type=int, metavar="T", help="length of a block (default: as the model was trained)"
-    )
+    add_text_arguments(parser)
     parser.add_argument(
         "--words",
         type=Path,
@@ -64,8 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"tokens that --html shows, the first ones (default: {HTML_TOKENS})",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    parser.add_argument("--seed", type=int, default=1, help="of models that draw experts at random (default: 1)")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/analysis"), metavar="FOLDER", help="default: runs/analysis"
     )
@@ -84,10 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     sizes = sizes_of(loaded)
     torch.manual_seed(arguments.seed)
     shown = arguments.html_tokens or HTML_TOKENS
-    if arguments.text is None:
-        _, batches = split_batches(loaded, arguments.split or "valid", arguments.batch_size, arguments.max_tokens)
-    else:
-        _, batches = text_batches(loaded, arguments.text, arguments.batch_size, arguments.max_tokens)
+    _, batches = batches_of(loaded, arguments)
     found = measure(loaded, sizes, progress("diversity", batches), lists, shown if arguments.html else 0)
     if not found.counter.tokens:
         raise ValueError(f"{arguments.text or arguments.split or 'valid'}: the text has no tokens to look at")
@@ -97,16 +83,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     """ValueError for options that can't be."""
-    for name in ("max_tokens", "batch_size", "tokens_per_sample", "min_count", "top", "html_tokens"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected 1 or more")
+    check_text(arguments, "min_count", "top", "html_tokens")
     if arguments.html_tokens is not None and arguments.html is None:
         raise ValueError(f"--html-tokens {arguments.html_tokens} has no effect without --html FILE")
-    if arguments.text is not None:
-        for option in ("split", "sources"):
-            if getattr(arguments, option) is not None:
-                raise ValueError(f"--{option} and --text both say what to read; leave one of them out")
 
 
 def word_lists(paths: list[Path] | None) -> list[WordList]:
@@ -127,11 +106,10 @@ def word_lists(paths: list[Path] | None) -> list[WordList]:
 def report(found: Measured, loaded: Loaded, sizes: Sizes, arguments: argparse.Namespace, lists: list[WordList]) -> dict:
     """All figures, as diversity.json holds them."""
     by_token = ((printable(found.pieces(token)), sums) for token, sums in found.by_token.items())
-    text = {"text": str(arguments.text)} if arguments.text else {"split": arguments.split or "valid"}
     return {
         "checkpoint": str(arguments.checkpoint),
         "data": str(arguments.data),
-        **text,
+        **named(arguments),
         "max_tokens": arguments.max_tokens,
         "tokens_per_sample": loaded.task.args.tokens_per_sample,
         "definition": DEFINITION,
