@@ -5,11 +5,12 @@ B batch, T length, n real tokens of a batch, H heads, K choices, N experts, L Mo
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from fairseq_mhmoe.evaluation.activation import activation_of
 from fairseq_mhmoe.evaluation.routing import LayerRouting
 from fairseq_mhmoe.moe.stats import LayerStats, uniform_threshold
 
@@ -135,19 +136,8 @@ def curve(counts: Sequence[LayerCounts], thresholds: Sequence[float]) -> list[di
     """
     all_stats = [layer.stats() for layer in counts]
     even = counts[0].top_k / counts[0].selections.numel()
-
-    def share(threshold: float, sub_tokens_per_unit: int) -> float:
-        return sum(stats.activated(threshold, sub_tokens_per_unit) for stats in all_stats) / len(all_stats)
-
-    return [
-        {
-            "threshold": threshold,
-            "over_even": threshold / even,
-            "per_token": share(threshold, counts[0].heads),
-            "per_sub_token": share(threshold, 1),
-        }
-        for threshold in thresholds
-    ]
+    shares = [activation_of(all_stats, counts[0].heads, threshold) for threshold in thresholds]
+    return [{"over_even": each.threshold / even, **asdict(each)} for each in shares]
 
 
 def report(counts: Sequence[LayerCounts], threshold: float | None, thresholds: Sequence[float]) -> dict:
@@ -160,15 +150,12 @@ def report(counts: Sequence[LayerCounts], threshold: float | None, thresholds: S
         raise ValueError("the text has no tokens; name a split or a file with text")
     layers = [layer_figures(layer, threshold) for layer in counts]
     means = averages(layers)
+    activated = activation_of([layer.stats() for layer in counts], counts[0].heads, threshold_of(counts[0], threshold))
     return {
         "tokens": counts[0].tokens,
         "sub_tokens": counts[0].sub_tokens,
-        "activated_experts": {
-            "threshold": threshold_of(counts[0], threshold),
-            "per_token": means.pop("activated_per_token"),
-            "per_sub_token": means.pop("activated_per_sub_token"),
-        },
-        **means,
+        "activated_experts": asdict(activated),
+        **{name: mean for name, mean in means.items() if not name.startswith("activated_")},
         "layers": layers,
         "curve": curve(counts, thresholds),
     }

@@ -5,7 +5,7 @@ from typing import Sequence
 
 from torch import Tensor
 
-from fairseq_mhmoe.moe.stats import uniform_threshold, unpack
+from fairseq_mhmoe.moe.stats import LayerStats, uniform_threshold, unpack
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,11 @@ def activated_experts(layer_stats: Sequence[Tensor], top_k: int, heads: int) -> 
     if not layer_stats:
         return None
     layers = [unpack(stats) for stats in layer_stats]
-    threshold = uniform_threshold(top_k, layers[0].load.numel())
+    return activation_of(layers, heads, uniform_threshold(top_k, layers[0].load.numel()))
+
+
+def activation_of(layers: Sequence[LayerStats], heads: int, threshold: float) -> Activation:
+    """The share of experts above a threshold, averaged over L layers (at least one) of H heads."""
 
     def share(sub_tokens_per_unit: int) -> float:
         return sum(layer.activated(threshold, sub_tokens_per_unit) for layer in layers) / len(layers)
