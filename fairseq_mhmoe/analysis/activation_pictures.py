@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from fairseq_mhmoe.analysis.pictures import colour, common_limits, new_figure
+from fairseq_mhmoe.analysis.pictures import colour, common_limits, new_figure, plain
 
 # name of a choice -> what the colour bar says
 COLOUR_SCALES = {
@@ -29,7 +29,7 @@ RELATIVE_TOP = 4.0  # more than four times the even load is one colour, else one
 RELATIVE_TICKS = (0, 0.25, 0.5, 0.75, 1, 2, 3, 4)
 PANEL_ROWS = 16  # of one picture
 TITLE_SIZE, TEXT_SIZE = 9, 8
-CHARACTER, TITLE_LINE = 0.07, 0.18  # inches, about, of a title
+CHARACTER, TITLE_LINE = 0.078, 0.18  # inches, about, of a title
 BAR_LENGTH = 4.5  # inches
 
 
@@ -68,7 +68,7 @@ def heat_maps(panels: Sequence[Sequence[tuple[str, dict] | None]], scale: str = 
                 draw_map(place, *panel, scale, norm, width)
     _draw_bar(figure, axes, norm, extend, scale, all_rows)
     if note:
-        figure.supxlabel(note, fontsize=TEXT_SIZE, x=0.01, ha="left")
+        figure.supxlabel(plain(note), fontsize=TEXT_SIZE, x=0.01, ha="left")
     return figure
 
 
@@ -119,7 +119,7 @@ def draw_map(place: Axes, title: str, figures: dict, scale: str, norm: Normalize
     place.imshow(np.ma.masked_array(numbers, dead), norm=norm, cmap=COLOUR_MAP, aspect="auto", interpolation="nearest")
     rows, columns = np.nonzero(dead)
     place.scatter(columns, rows, marker="x", s=18 if numbers.shape[1] <= 64 else 4, linewidths=0.6, color="#b2182b")
-    place.set_title("\n".join(title_lines(title, width)), fontsize=TITLE_SIZE, loc="left")
+    place.set_title(plain("\n".join(title_lines(title, width))), fontsize=TITLE_SIZE, loc="left")
     place.set_xlabel("expert", fontsize=TEXT_SIZE)
     place.set_ylabel("layer", fontsize=TEXT_SIZE)
     place.xaxis.set_major_locator(MaxNLocator(12, integer=True, steps=[1, 2, 4, 5, 8, 10]))
@@ -167,7 +167,7 @@ def source_pictures(models: Sequence[dict], scale: str) -> list[Figure]:
 
     def panel(name: str, model: dict) -> tuple[str, dict] | None:
         figures = model["sources"].get(name)
-        return figures and (f"{name}, {model['label']}: {activated(figures, model['heads'])}", figures)
+        return figures and (f"{name}, {model['label']}\n{activated(figures, model['heads'])}", figures)
 
     rows = [[panel(name, model) for model in with_experts] for name in names]
     starts = range(0, len(rows), PANEL_ROWS)
@@ -188,11 +188,13 @@ def thresholds_picture(models: Sequence[dict]) -> Figure:
     largest = max(grid(model, "per-token").max() for model, _ in shown)
     start = max(1e-6, min(smallest / 2, *(model["activated_experts"]["threshold"] / 20 for model, _ in shown)))
     for place, unit in zip(places, ("token", "sub_token"), strict=True):
-        for model, line in shown:
+        for number, (model, line) in enumerate(shown):
+            wide = 1.2 * (len(shown) - number - 1) if len(shown) <= 4 else 0.0  # so that equal curves all show
             x, y = steps(grid(model, f"per-{unit.replace('_', '-')}"), start, 1.5 * max(largest, 1.0))
-            place.step(x, y, where="post", color=line, linewidth=1.5)
+            place.step(x, y, where="post", color=line, linewidth=1.5 + wide)
             shares = model["activated_experts"]
-            place.plot([max(shares["threshold"], start)], [shares[f"per_{unit}"]], "o", color=line, markersize=5)
+            dot = max(shares["threshold"], start), shares[f"per_{unit}"]
+            place.plot(*dot, "o", color=line, markersize=5 + 2 * wide)
         words = unit.replace("_", "-") + "s"
         place.set_xscale("log")
         place.set_xlabel(f"threshold of selections / {words} (dot: reported)", fontsize=TEXT_SIZE)
@@ -202,7 +204,7 @@ def thresholds_picture(models: Sequence[dict]) -> Figure:
         place.tick_params(labelsize=TEXT_SIZE)
         place.set_title(f"by {words}", fontsize=TITLE_SIZE, loc="left")
     places[0].set_ylabel("activated experts, mean over layers", fontsize=TEXT_SIZE)
-    lines = [Line2D([], [], color=line, label=textwrap.shorten(model["label"], 40)) for model, line in shown]
+    lines = [Line2D([], [], color=line, label=plain(textwrap.shorten(model["label"], 40))) for model, line in shown]
     figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 4), fontsize=TEXT_SIZE)
     return figure
 

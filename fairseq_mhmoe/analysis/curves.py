@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fairseq_mhmoe.analysis.curves_model import ModelFacts, facts_of_checkpoint, facts_of_log, find_checkpoint
-from fairseq_mhmoe.analysis.logs import TRAIN, TRAIN_INNER, Broken, Figures, merge, read_log, value_at
+from fairseq_mhmoe.analysis.logs import TRAIN, TRAIN_INNER, Broken, Figures, merge, read_log, values_at
 
 LOG_NAME = "train.log"
 OTHER_LOGS = ("*.log", "log")
@@ -65,7 +65,7 @@ class Run:
             factor = self.model.flops_per_token
         if not points or factor is None:
             return None
-        return factor * np.array([value_at(points, update) for update in updates], dtype=float)
+        return factor * values_at(points, updates)
 
     def curve(self, tag: str, figure: str) -> Curve:
         """A figure of a subset, or of "train_inner", wherever the log has a finite number for it.

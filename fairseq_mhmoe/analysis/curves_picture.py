@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from fairseq_mhmoe.analysis.curves import Curve
-from fairseq_mhmoe.analysis.pictures import colour, new_figure
+from fairseq_mhmoe.analysis.pictures import COLOURS, colour, new_figure, plain
 
 FIGURE_NAMES = {
     "ppl": "perplexity",
@@ -79,7 +79,7 @@ def draw_curves(
         panel.set_ylabel(FIGURE_NAMES.get(figure_name, figure_name))
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=legend_columns(lines, width), frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     return figure
 
 
@@ -95,7 +95,7 @@ def draw_panel(panel: Axes, lines: Sequence[Line], axis: str, log_x: bool) -> No
     places = [curve.over[axis] for line in lines for curve in (line.valid, line.train) if curve and axis in curve.over]
     scale, name = unit(axis, max((place.max() for place in places if place.size), default=0.0))
     for number, line in enumerate(lines):
-        style = {"color": colour(number), "linestyle": LINES[number // 8 % len(LINES)]}
+        style = {"color": colour(number), "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
         if line.train is not None and axis in line.train.over:
             place = line.train.over[axis] / scale
             panel.plot(place, line.train.values, linewidth=0.8, alpha=0.5, **style)
@@ -104,7 +104,7 @@ def draw_panel(panel: Axes, lines: Sequence[Line], axis: str, log_x: bool) -> No
         place = line.valid.over[axis] / scale if known else np.zeros(0)
         values = line.valid.values if known else np.zeros(0)
         marker = "o" if len(values) <= FEW_POINTS else None
-        panel.plot(place, values, linewidth=1.6, marker=marker, markersize=3, label=line.name, **style)
+        panel.plot(place, values, linewidth=1.6, marker=marker, markersize=3, label=plain(line.name), **style)
         if line.valid.errors is not None and known:
             low, high = values - line.valid.errors, values + line.valid.errors
             panel.fill_between(place, low, high, color=colour(number), alpha=0.2, linewidth=0)

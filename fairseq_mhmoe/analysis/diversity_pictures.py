@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fairseq_mhmoe.analysis.pictures import colour, new_figure
+from fairseq_mhmoe.analysis.pictures import colour, new_figure, plain
 
 # share that is higher than a line of the picture
 SEEN = 0.002
@@ -32,12 +32,12 @@ def histograms_picture(lists: Sequence[dict], tokens: dict) -> Figure:
 
 def _draw(axis: Axes, words: dict, tokens: dict) -> None:
     edges = words["histogram"]["edges"]
-    shown = words["all_choices"]
+    shown, list_name = words["all_choices"], plain(words["name"].replace("_", " "))
     for number, side, mean, occurrences, kinds in (
         (0, "rest", shown["rest_mean"], words["rest_occurrences"], words["rest_words"]),
         (1, "list", shown["mean"], words["occurrences"], words["words_matched"]),
     ):
-        name = "all other words" if side == "rest" else words["name"].replace("_", " ")
+        name = "all other words" if side == "rest" else list_name
         label = f"{name}: {occurrences:,} occurrences of {kinds:,} words"
         style = {"alpha": 0.4, "fill": True} if side == "rest" else {"linewidth": 2}
         axis.stairs(words["histogram"][side], edges, color=colour(number), label=label, **style)
@@ -50,7 +50,7 @@ def _draw(axis: Axes, words: dict, tokens: dict) -> None:
         axis.axvline(line, color=line_colour, linestyle=":", linewidth=2, label=f"{name} {line:.3f}")
     matched = _found(words["matched"])
     axis.set_title(
-        f"{words['name'].replace('_', ' ')} against the rest: {_found(shown)}\nas frequent and long words: {matched}",
+        f"{list_name} against the rest: {_found(shown)}\nas frequent and long words: {matched}",
         fontsize=9.5,
     )
     axis.set_xlabel("different experts of a word's sub-tokens, mean over layers", fontsize=9)

@@ -10,9 +10,11 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 Figures = dict[str, float]  # name -> number, without the name of the subset
 
@@ -158,7 +160,7 @@ def merge(sessions: Iterable[Session]) -> Merged:
             start = max((update for update in _updates(merged) if update < first), default=0)
         if merged.sessions == 0:
             merged.begins_at = _beginning(session) if session.resumed_at is None else session.resumed_at
-        offset = value_at(merged.seconds, start) if merged.seconds else 0.0
+        offset = float(values_at(merged.seconds, [start])[0]) if merged.seconds else 0.0
         _forget(merged, start, offset)
         merged.sessions += 1
         if offset:
@@ -170,12 +172,15 @@ def merge(sessions: Iterable[Session]) -> Merged:
     return merged
 
 
-def value_at(points: dict[int, float], update: float) -> float:
-    """A growing quantity at an update: straight lines between 0 at update 0 and the points, the last one goes on."""
-    known = sorted({0: 0.0, **points}.items())
-    after = next((place for place, (point, _) in enumerate(known) if point >= update), len(known) - 1)
-    (left, low), (right, high) = known[max(after - 1, 0)], known[after]
-    return high if left == right else low + (high - low) * (update - left) / (right - left)
+def values_at(points: dict[int, float], updates: Sequence[float]) -> np.ndarray:
+    """A growing quantity at updates: straight lines between 0 at update 0 and the points, the last one goes on."""
+    places, values = np.array(sorted({0: 0.0, **points}.items()), dtype=float).T
+    updates = np.asarray(updates, dtype=float)
+    if len(places) == 1:
+        return np.full(updates.shape, values[0])
+    right = np.searchsorted(places, updates).clip(1, len(places) - 1)
+    slope = (values[right] - values[right - 1]) / (places[right] - places[right - 1])
+    return values[right - 1] + slope * (updates - places[right - 1])
 
 
 def _beginning(session: Session) -> int:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fairseq_mhmoe.analysis.diversity import distinct_experts
-from fairseq_mhmoe.analysis.pictures import new_figure, save_png
+from fairseq_mhmoe.analysis.pictures import new_figure, plain, save_png
 
 COLOURS = "viridis"
 OPACITY = 0.6  # of a map over its image
@@ -91,7 +91,7 @@ def patches_picture(image: np.ndarray, maps: Sequence[tuple[str, np.ndarray]], t
     bar.solids.set_alpha(1)
     bar.set_label("different experts of a patch's\nsub-tokens, mean over layers", fontsize=8)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(plain(title), fontsize=11)
     return figure
 
 
@@ -144,7 +144,7 @@ def _limits(grids: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def _frame(axis: Axes, label: str) -> Axes:
-    axis.set_title(label, fontsize=9)
+    axis.set_title(plain(label), fontsize=9)
     axis.set_xticks([])
     axis.set_yticks([])
     return axis

@@ -37,6 +37,11 @@ def save_png(figure: Figure, path: str | os.PathLike) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def plain(text: str) -> str:
+    """A name as a picture shows it: matplotlib takes what stands between two dollar signs for mathematics."""
+    return text.replace("$", r"\$")
+
+
 def colour(number: int) -> str:
     """The colour of the model with this number; they repeat after len(COLOURS)."""
     return COLOURS[number % len(COLOURS)]

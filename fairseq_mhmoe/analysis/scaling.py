@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fairseq_mhmoe.analysis.curves_picture import FIGURE_NAMES
-from fairseq_mhmoe.analysis.pictures import colour, new_figure
+from fairseq_mhmoe.analysis.pictures import colour, new_figure, plain
 
 KIND_NAMES = {"dense": "dense", "smoe": "SMoE", "xmoe": "X-MoE", "mhmoe": "MH-MoE"}
 
@@ -58,7 +58,7 @@ def draw_scaling(lines: dict[str, list[Point]], title: str, figure_name: str) ->
     panel = figure.subplots()
     counts = sorted({point.experts for line in lines.values() for point in line if point.experts})
     for number, (kind, line) in enumerate(lines.items()):
-        name = KIND_NAMES.get(kind, kind)
+        name = plain(KIND_NAMES.get(kind, kind))
         sparse = [point for point in line if point.experts]
         for point in line:
             if not point.experts:
@@ -80,5 +80,5 @@ def draw_scaling(lines: dict[str, list[Point]], title: str, figure_name: str) ->
     panel.set_ylabel(f"final {FIGURE_NAMES.get(figure_name, figure_name)}")
     panel.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=max(1, len(lines)), frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     return figure

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_mhmoe.analysis.logs import Entry, Session, merge, parse_line, read_lines, read_log, value_at
+from fairseq_mhmoe.analysis.logs import Entry, Session, merge, parse_line, read_lines, read_log, values_at
 
 STAMP = "2026-01-01 12:00:00 | INFO | "
 START = STAMP + "fairseq_cli.train | {'_name': None, 'common': {'_name': None}}\n"
@@ -193,5 +193,5 @@ def test_a_log_from_the_middle_says_so():
 
 def test_values_between_and_beyond_points():
     points = {10: 5.0, 20: 25.0}
-    assert [value_at(points, update) for update in (0, 4, 10, 15, 20, 30)] == [0, 2, 5, 15, 25, 45]
-    assert value_at({0: 3.0}, 7) == 3
+    assert values_at(points, [0, 4, 10, 15, 20, 30]).tolist() == [0, 2, 5, 15, 25, 45]
+    assert values_at({0: 3.0}, [7, 0]).tolist() == [3, 3] and values_at(points, []).tolist() == []

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fairseq_mhmoe.analysis.pictures import COLOURS, DPI, colour, common_limits, new_figure, save_png
+from fairseq_mhmoe.analysis.pictures import COLOURS, DPI, colour, common_limits, new_figure, plain, save_png
 
 
 def png_size(path):
@@ -35,3 +35,11 @@ def test_colours_differ_and_repeat():
 def test_one_scale_for_all_grids():
     assert common_limits([np.array([[1.0, 3.0]]), np.array([[2.0], [0.5]])]) == (0.0, 3.0)
     assert common_limits([np.zeros((2, 2))]) == common_limits([]) == common_limits([np.zeros((0, 3))]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["$5 and $6", r"a $\frac$ b", "$", "none"])
+def test_dollar_signs_of_a_name_are_no_mathematics(name):
+    figure = new_figure(3, 1)
+    found, expected = figure.text(0, 0, plain(name)), figure.text(0, 0, name, parse_math=False)
+    figure.canvas.draw()
+    assert found.get_window_extent().bounds == expected.get_window_extent().bounds
