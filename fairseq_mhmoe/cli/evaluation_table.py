@@ -9,9 +9,10 @@ import json
 import sys
 from pathlib import Path
 
+from data_prep.files import sha256_of
 from fairseq_mhmoe.cli.files import write_bytes, write_json
 from fairseq_mhmoe.cli.score_table import rows_of, table
-from fairseq_mhmoe.evaluation.harness_cache import checkpoint_hash
+from fairseq_mhmoe.cli.text_table import text_table
 
 SCORES, TASKS = "scores.json", "lm-eval/results.json"
 LISTS = ("document_nll", "document_tokens")  # of each document: too long for a table
@@ -30,7 +31,7 @@ def settings(checkpoint: Path) -> list[str]:
     task = ((load(checkpoint, mmap=True).get("cfg") or {}).get("task")) or {}
     if not task.get("data") or not task.get("tokens_per_sample"):
         raise ValueError(f"{checkpoint} does not say what it was trained on; expected one of fairseq-train --task gpt")
-    return [checkpoint_hash(checkpoint), str(task["data"]).split(":")[0], str(task["tokens_per_sample"])]
+    return [sha256_of(checkpoint), str(task["data"]).split(":")[0], str(task["tokens_per_sample"])]
 
 
 def task_rows(results: dict) -> list[list[str]]:
@@ -62,7 +63,7 @@ def combine(folder: Path) -> tuple[str, dict]:
         results = json.loads((folder / TASKS).read_text(encoding="utf-8"))
         text = "# Perplexity\n\n" + table(rows_of(scores)) + "\n\n# Tasks\n\n"
         header = ["task", "records", "examples", "metric", "value", "standard error"]
-        text += markdown([header, *task_rows(results)])
+        text += text_table(header, task_rows(results)) + "\n"
         figures = {
             "model": results["model"],
             "perplexity": {split: short(found) for split, found in scores.items()},
@@ -84,15 +85,6 @@ def combine(folder: Path) -> tuple[str, dict]:
 def short(found: dict) -> dict:
     """Scores without those of each document."""
     return {name: value for name, value in found.items() if name not in LISTS}
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """A Markdown table that also reads well in a terminal; the first row is its head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n"
 
 
 def main(words: list[str] | None = None) -> int:

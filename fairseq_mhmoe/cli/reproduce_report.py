@@ -11,7 +11,16 @@ import torch
 from fairseq_mhmoe.cli.reproduce_arguments import Request
 from fairseq_mhmoe.cli.reproduce_comparisons import Plan
 from fairseq_mhmoe.cli.reproduce_models import Model
-from fairseq_mhmoe.cli.reproduce_statistics import CONFIDENCE, Mean, Verdict, judge, mean_of, order_sentence, paper_word
+from fairseq_mhmoe.cli.reproduce_statistics import (
+    CONFIDENCE,
+    RELATIONS,
+    Mean,
+    Verdict,
+    judge,
+    mean_of,
+    order_sentence,
+    paper_word,
+)
 from fairseq_mhmoe.cli.text_table import text_table
 
 MEASUREMENTS = 9
@@ -89,9 +98,8 @@ def sentence(verdict: Verdict, titles: dict[str, str]) -> str:
         spread = f"{verdict.difference:+.4f} +- {verdict.standard_error:.4f} nats per token over {verdict.seeds} seeds"
         t = "no spread" if verdict.t is None else f"t = {verdict.t:.1f}, {verdict.needed:.1f} needed"
         numbers = f"{percent}; {spread}, {t}"
-    word = {"ahead": "ahead of", "behind": "behind", "not told apart": "not told apart from"}[verdict.word]
     paper = f"; paper: {verdict.paper}" if verdict.paper else ""
-    return f"{first}: {word} {second} ({numbers}{paper})"
+    return f"{first}: {RELATIONS[verdict.word]} {second} ({numbers}{paper})"
 
 
 def plus_minus(found: dict | None, digits: int, scale: float = 1.0) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 CONFIDENCE = 0.95
 AHEAD, BEHIND, UNDECIDED = "ahead", "behind", "not told apart"
+RELATIONS = {AHEAD: "ahead of", BEHIND: "behind", UNDECIDED: "not told apart from"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def order_sentence(verdicts: Sequence[Verdict], names: Mapping[str, str]) -> str
     agreeing = len(known) - len(against) - len(open_ones)
 
     def listing(found: Sequence[Verdict]) -> str:
-        return "; ".join(f"{names[v.first]} is {v.word}" + _of(v.word) + names[v.second] for v in found)
+        return "; ".join(f"{names[v.first]} is {RELATIONS[v.word]} {names[v.second]}" for v in found)
 
     if agreeing == len(known):
         return f"The paper's order appears: all {len(known)} comparisons agree with it."
@@ -101,10 +102,6 @@ def order_sentence(verdicts: Sequence[Verdict], names: Mapping[str, str]) -> str
         more = f" ({len(open_ones)} not told apart)" if open_ones else ""
         return f"The paper's order does not appear: {start}{more}; against it: {listing(against)}."
     return f"The paper's order is neither confirmed nor refuted: {start}; {listing(open_ones)}."
-
-
-def _of(word: str) -> str:
-    return " from " if word == UNDECIDED else " of " if word == AHEAD else " "
 
 
 def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:

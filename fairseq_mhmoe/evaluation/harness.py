@@ -17,7 +17,8 @@ import torch.distributed as dist
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from fairseq_mhmoe.evaluation.harness_cache import Answer, AnswerCache, checkpoint_hash, key_of
+from data_prep.files import sha256_of
+from fairseq_mhmoe.evaluation.harness_cache import Answer, AnswerCache, key_of
 from fairseq_mhmoe.evaluation.harness_generation import Settings, generate
 from fairseq_mhmoe.evaluation.harness_scoring import make_batches, plan, rows_meet, score_batch
 from fairseq_mhmoe.evaluation.harness_tokens import RequestTokens, Window
@@ -57,7 +58,8 @@ class HarnessModel(LM):
                 "change the answers, so that each is computed alone, as with --batch-size 1"
             )
             self.batch_size = 1
-        self.checkpoint_sha256 = checkpoint_hash(loaded.path)
+        # of the file, which holds the hash of its experts' manifest where they are apart
+        self.checkpoint_sha256 = sha256_of(loaded.path)
         self.identity = [METHOD, self.checkpoint_sha256, str(next(loaded.model.parameters()).dtype)]
         self.cache = AnswerCache(cache, writing=self.job[0] == 0)
 

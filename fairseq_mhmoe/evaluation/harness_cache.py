@@ -88,12 +88,3 @@ def read_line(path: Path, number: int, line: bytes) -> tuple[str, Answer]:
 def is_pair(answer: Answer | None) -> bool:
     """Whether an answer is that of loglikelihood."""
     return isinstance(answer, Sequence) and [type(part) for part in answer] == [float, bool]
-
-
-def checkpoint_hash(path: Path) -> str:
-    """SHA-256 of a checkpoint: of its file, which holds the hash of the manifest of its experts, if they are apart."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

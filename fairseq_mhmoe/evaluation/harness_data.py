@@ -1,9 +1,10 @@
 """Local data of a task: JSON lines with the fields of its data set on the hub, one file a split."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from data_prep.files import sha256_of
 
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
@@ -38,7 +39,7 @@ class LocalData:
     def summary(self) -> dict:
         """Plain data that tell these files from others."""
         return {
-            split: {"file": str(path), "records": count_records(path), "sha256": hash_of(path)}
+            split: {"file": str(path), "records": count_records(path), "sha256": sha256_of(path)}
             for split, path in self.files.items()
         } | {"evaluated": self.evaluated, "official_split": self.official}
 
@@ -78,8 +79,3 @@ def count_records(path: Path) -> int:
     if not count:
         raise ValueError(f"{path} is empty; expected a record of the task a line")
     return count
-
-
-def hash_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
+from data_prep.files import sha256_of
 from fairseq_mhmoe.evaluation.harness import HarnessModel
-from fairseq_mhmoe.evaluation.harness_cache import AnswerCache, checkpoint_hash, key_of
+from fairseq_mhmoe.evaluation.harness_cache import AnswerCache, key_of
 
 PAIRS = [("the history of", " the system"), ("", "the city"), ("the history of", " the people")]
 
@@ -60,13 +61,13 @@ def test_sampled_texts_repeat_with_their_seed(loaded, ask, tmp_path):
 def test_another_checkpoint_gets_answers_of_its_own(checkpoint, loaded, tmp_path):
     other = tmp_path / "other.pt"
     shutil.copy(checkpoint, other)
-    assert checkpoint_hash(other) == checkpoint_hash(checkpoint)
+    assert sha256_of(other) == sha256_of(checkpoint)
     with open(other, "ab") as file:
         file.write(b" ")
-    assert checkpoint_hash(other) != checkpoint_hash(checkpoint)
+    assert sha256_of(other) != sha256_of(checkpoint)
     model = HarnessModel(loaded)
-    assert model.identity[1] == checkpoint_hash(checkpoint)
-    assert key_of(*model.identity, "x") != key_of(*model.identity[:1], checkpoint_hash(other), *model.identity[2:], "x")
+    assert model.identity[1] == sha256_of(checkpoint)
+    assert key_of(*model.identity, "x") != key_of(*model.identity[:1], sha256_of(other), *model.identity[2:], "x")
 
 
 @pytest.mark.parametrize("line", ["{", '{"key": 1, "answer": "x"}', '{"key": "a"}', '{"key": "a", "answer": [1, 2]}'])
