@@ -6,7 +6,6 @@ from typing import Any
 
 from fairseq import checkpoint_utils, utils
 from fairseq.data import Dictionary
-from omegaconf import open_dict
 from torch import nn
 
 from data_prep.tokenizers import load_tokenizer
@@ -82,8 +81,7 @@ def _without_data(state: dict, updates: int) -> Source:
     model = build_model(with_defaults(cfg.model), vocab_size, weights.get(OUTPUT, weights[EMBEDDING]).shape[0])
     model.upgrade_state_dict(weights)
     model.load_state_dict(weights, strict=True)
-    with open_dict(cfg):
-        return Source(model, cfg.model, cfg.task, updates, None, None, None)
+    return Source(model, cfg.model, cfg.task, updates, None, None, None)
 
 
 def _tokenizer(loaded) -> tuple[str, bytes] | None:
