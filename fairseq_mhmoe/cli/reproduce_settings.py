@@ -92,8 +92,7 @@ ENGLISH = Scale(
     weight_decay=0.1,
     clip_norm=1.0,
     adam_beta2=0.95,
-    # The best of the sweeps, which tried as much for each: docs/evidence.md.
-    learning_rates={"dense": 4e-3},
+    # The best router of the sweeps for each, and one learning rate, which is the best for all: docs/evidence.md.
     options=SHARP_XMOE | {"mhmoe": {"moe-router": "softmax"}},
     changes={
         # three heads, and experts of which head and merge layers leave enough
@@ -127,8 +126,7 @@ FULL = dict(
     dropout=0.1,
     bf16=1,
     ablation_heads=(1, 2, 4, 6, 8, 12),
-    # what was found for the small models need not hold for these: the papers' routers, one learning rate
-    learning_rates={},
+    # what was found for the small models need not hold for these: the papers' routers
     options={},
     changes={},
 )
