@@ -61,20 +61,7 @@ main() {
     usage
     return
   fi
-  [[ $DRY_RUN == [01] ]] || die "DRY_RUN is '$DRY_RUN'; give 0 or 1"
-  if [[ $VENV != /* ]]; then
-    VENV=$PWD/$VENV
-  fi
-  cd "$ROOT" || die "cannot enter $ROOT"
-  local command=("$VENV/bin/python" -m fairseq_mhmoe.cli.reproduce "$@")
-  if [[ $DRY_RUN == 1 ]]; then
-    quote_words "${command[@]}"
-    return
-  fi
-  prepare_environment
-  # The notices of the libraries that it imports would hide what it says itself.
-  export PYTHONWARNINGS=ignore LOGLEVEL=WARNING
-  exec "${command[@]}"
+  run_from_root fairseq_mhmoe.cli.reproduce "$@"
 }
 
 main "$@"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# `bash scripts/run.sh` without arguments: environment, data, then the three models.
+# Programs that make their environment first: `bash scripts/run.sh` without arguments, `bash scripts/reproduce.sh`.
 
 environment_is_complete() {
   [[ -x $VENV/bin/fairseq-train ]] && "$VENV/bin/python" - <<'PYTHON'
@@ -19,13 +19,14 @@ prepare_environment() {
   VENV=$VENV bash "$ROOT/scripts/setup.sh"
 }
 
-demonstration() {
+# run_from_root MODULE WORDS...: a program of ours, with an environment that is made if it is not there.
+run_from_root() {
   [[ $DRY_RUN == [01] ]] || die "DRY_RUN is '$DRY_RUN'; give 0 or 1"
   if [[ $VENV != /* ]]; then
     VENV=$PWD/$VENV
   fi
   cd "$ROOT" || die "cannot enter $ROOT"
-  local command=("$VENV/bin/python" -m fairseq_mhmoe.cli.demo)
+  local command=("$VENV/bin/python" -m "$@")
   if [[ $DRY_RUN == 1 ]]; then
     quote_words "${command[@]}"
     return
@@ -34,4 +35,8 @@ demonstration() {
   # The notices of the libraries that it imports would hide what it says itself.
   export PYTHONWARNINGS=ignore LOGLEVEL=WARNING
   exec "${command[@]}"
+}
+
+demonstration() {
+  run_from_root fairseq_mhmoe.cli.demo
 }
