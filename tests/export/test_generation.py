@@ -51,10 +51,10 @@ def until_end(tokens):
 @pytest.mark.parametrize("name", GENERATED)
 def test_greedy_text_is_fairseqs(name, pair):
     ours, exported = pair(**SETTINGS[name])
-    for prompt in PROMPTS:
-        expected = greedy_by_fairseq(ours, prompt)[:NEW]
-        assert until_end(greedy(exported, prompt)) == until_end(expected)
-        assert until_end(greedy(exported, prompt, use_cache=False)) == until_end(expected)
+    for prompt in PROMPTS[:2]:
+        expected = until_end(greedy_by_fairseq(ours, prompt)[:NEW])
+        assert until_end(greedy(exported, prompt)) == expected
+    assert until_end(greedy(exported, PROMPTS[1], use_cache=False)) == expected
 
 
 @pytest.mark.parametrize("name", [*GENERATED, "one key head, rotary", "shared expert with SubLN"])
@@ -86,8 +86,17 @@ def test_with_capacity_each_step_drops_what_fairseqs_step_drops(pair, padded):
             torch.testing.assert_close(output.logits[kept], expected[kept], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("how", [{}, {"cache_implementation": "static"}, {"use_cache": False}, {"num_beams": 2}])
-@pytest.mark.parametrize("name", ["MH-MoE", "MH-MoE, as in v2", "relu, learned positions"])
+STATIC = {"cache_implementation": "static"}
+
+
+@pytest.mark.parametrize(
+    "name, how",
+    [
+        *(("MH-MoE, as in v2", how) for how in ({}, STATIC, {"use_cache": False}, {"num_beams": 2})),
+        *(("relu, learned positions", how) for how in ({}, STATIC)),
+        ("MH-MoE", STATIC),
+    ],
+)
 def test_a_batch_padded_on_the_left_gives_what_each_text_gives_alone(name, how, pair):
     _, exported = pair(**SETTINGS[name])
     longest = max(map(len, PROMPTS))
