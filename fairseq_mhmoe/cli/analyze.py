@@ -9,8 +9,9 @@
 
 import argparse
 import importlib
-import logging
 import sys
+
+from fairseq_mhmoe.cli.messages import warnings_only
 
 # Command -> module of this folder with add_arguments(parser) and run(arguments); imported when asked for, since each
 # needs large libraries.
@@ -39,8 +40,7 @@ def main(words: list[str] | None = None) -> int:
     """Command line; returns the exit status and says errors in one line."""
     if words is None:
         words = sys.argv[1:]
-        # a program: some module that fairseq imports has asked for every message of every library
-        logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
+        warnings_only()
     if not words or words[0] in ("-h", "--help"):
         print(__doc__.strip())
         return 0 if words else 2

@@ -18,6 +18,7 @@ from fairseq_mhmoe.checkpoint.errors import DamagedCheckpoint, ForeignCheckpoint
 from fairseq_mhmoe.checkpoint.reading import verify
 from fairseq_mhmoe.checkpoint.summary import summary
 from fairseq_mhmoe.cli.files import write_json
+from fairseq_mhmoe.cli.messages import warnings_only
 
 
 def verify_paths(paths) -> int:
@@ -153,6 +154,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments=None) -> int:
     """Command line; returns the exit status and says errors in one line."""
     args = parser().parse_args(arguments)
+    if arguments is None:
+        warnings_only()
     try:
         if args.command == "verify":
             return verify_paths(args.paths)

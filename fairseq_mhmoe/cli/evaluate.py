@@ -16,6 +16,7 @@ from fairseq import checkpoint_utils, options, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from fairseq_mhmoe.cli.files import write_json
+from fairseq_mhmoe.cli.messages import warnings_only
 from fairseq_mhmoe.data.manifest import read_manifest
 from fairseq_mhmoe.evaluation.activation import activated_experts
 from fairseq_mhmoe.evaluation.documents import SplitScores, document_sizes, join, score_split
@@ -95,6 +96,7 @@ def main() -> None:
     parser = options.get_eval_lm_parser()
     parser.add_argument("--output", help="JSON file for the result; standard output when absent")
     args = options.parse_args_and_arch(parser)
+    warnings_only()
     result = evaluate(convert_namespace_to_omegaconf(args))
     if args.output:
         write_json(Path(args.output), result)

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from fairseq_mhmoe.checkpoint.errors import DamagedCheckpoint, ForeignCheckpoint
+from fairseq_mhmoe.cli.messages import warnings_only
 from fairseq_mhmoe.export.hf_folder import new_folder, write_folder
 from fairseq_mhmoe.export.source import load_source
 
@@ -87,6 +88,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments=None) -> int:
     """Command line; returns the exit status and says errors in one line."""
     args = parser().parse_args(arguments)
+    if arguments is None:
+        warnings_only()
     try:
         if not args.max_shard_gb > 0:
             raise ValueError(f"--max-shard-gb {args.max_shard_gb}: expected a positive number")

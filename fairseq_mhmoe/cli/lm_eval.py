@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from fairseq_mhmoe.cli.files import write_bytes, write_json
+from fairseq_mhmoe.cli.messages import warnings_only
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -137,7 +138,8 @@ def main(words: list[str] | None = None) -> int:
     """Command line; returns the exit status and says errors in one line."""
     arguments = make_parser().parse_args(words)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if words is None:
+        warnings_only()
     try:
         names = check(arguments)
         from fairseq.distributed import utils as distributed_utils

@@ -1,9 +1,12 @@
 """Is the folder the model? It is loaded as transformers would, and held against fairseq's model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from fairseq_mhmoe.export.source import Source
 
@@ -30,11 +33,23 @@ def compare_logits(source: Source, folder: Path, batch: int = 2, length: int = 4
     if length > 4:
         real[0, -2:] = real[-1, :2] = False
         tokens = tokens.masked_fill(~real, 1)
-    model = MHMoEForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with _no_progress_bar():
+        model = MHMoEForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         expected = source.model(tokens)[0][real]
         found = model(tokens, attention_mask=real.long()).logits[real]
     return Difference(float((found - expected).abs().max()), float(expected.abs().max()))
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def check_logits(source: Source, folder: Path, exact: bool) -> Difference:

@@ -4,6 +4,7 @@ Hooks replace module attributes or methods, never classes (fairseq's programs im
 installed twice without harm.
 """
 
+from fairseq_mhmoe.integration import notices  # noqa: F401, I001  (before anything that imports fairseq)
 from fairseq_mhmoe.integration import (
     adam,
     batches,
