@@ -137,9 +137,9 @@ def test_a_row_for_each_source_and_a_column_for_each_model():
         for axes in maps(figure)
     }
     assert found == {
-        (0, 0): ("de, one: activated 50.0%", [[2, 0]]),
-        (1, 0): ("en, one: activated 50.0%", [[0.5, 1.5]]),
-        (1, 1): ("en, other: activated 50.0%", [[0.5, 1.5]]),
+        (0, 0): ("de, one\nactivated 50.0%", [[2, 0]]),
+        (1, 0): ("en, one\nactivated 50.0%", [[0.5, 1.5]]),
+        (1, 1): ("en, other\nactivated 50.0%", [[0.5, 1.5]]),
     }
 
 

@@ -181,6 +181,11 @@ def test_dense_models_alone_are_told_so(analyze, tiny_checkpoint):
     assert "dense: no experts; this is a dense model, name a checkpoint of a model with MoE layers" in errors
 
 
+def test_two_checkpoints_of_one_label_are_refused(analyze, tmp_path):
+    _, _, errors = analyze(tmp_path / "a.pt", tmp_path / "b.pt", "--labels", "a", "a", status=2)
+    assert "--labels: 'a' names several checkpoints; give each its own, as in a-1" in errors
+
+
 def test_names_of_models_without_labels(tmp_path):
     def labels(*names):
         return default_labels([tmp_path / name for name in names])
