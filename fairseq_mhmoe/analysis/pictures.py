@@ -1,6 +1,7 @@
 """What the pictures share: figures without global state, one way to write them."""
 
 import io
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fairseq_mhmoe.cli.files import write_bytes
+
+# What fairseq imports turns on every message of every library, and matplotlib has thousands.
+logging.getLogger("matplotlib").setLevel(logging.WARNING)
 
 DPI = 120
 # told apart also by those who see few colours (Okabe and Ito)

@@ -138,6 +138,7 @@ def main(words: list[str] | None = None) -> int:
     """Command line; returns the exit status and says errors in one line."""
     arguments = make_parser().parse_args(words)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # a bar for each file of records says nothing
     if words is None:
         warnings_only()
     try:
