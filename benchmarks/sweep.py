@@ -11,6 +11,7 @@ last update. Beside the settings FILE.results.json collects options, parameters,
 import argparse
 import json
 import os
+import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -54,8 +55,7 @@ def read_curves(log: Path) -> dict:
             training.append(
                 [int(figures["num_updates"]), *(float(figures[k]) if k in figures else None for k in TRAINING)]
             )
-    speed = sorted(speeds)[len(speeds) // 2] if speeds else None
-    return {"valid": valid, "train": training, "tokens_per_s": speed}
+    return {"valid": valid, "train": training, "tokens_per_s": statistics.median(speeds) if speeds else None}
 
 
 def is_complete(curves: dict, options: dict) -> bool:

@@ -47,7 +47,7 @@ def test_curves_are_those_of_the_log(tmp_path):
     curves = sweep.read_curves(write_log(tmp_path / "train.log", [2, 4]))
     assert curves["valid"] == [[2, 198.0], [4, 196.0]]
     assert curves["train"] == [[2, 6.0, 1.0, None, None, None], [4, 4.0, 1.0, None, None, None]]
-    assert curves["tokens_per_s"] == 400.0
+    assert curves["tokens_per_s"] == 300.0
 
 
 def test_a_run_is_complete_when_its_last_update_was_validated(tmp_path):
