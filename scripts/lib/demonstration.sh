@@ -6,7 +6,7 @@ environment_is_complete() {
 import importlib.util
 import sys
 
-needed = ("torch", "fairseq", "torchscale", "sentencepiece", "tensorboard", "datatrove")
+needed = ("torch", "fairseq", "torchscale", "sentencepiece", "tensorboard", "datatrove", "matplotlib", "lm_eval")
 sys.exit(any(importlib.util.find_spec(name) is None for name in needed))
 PYTHON
 }
