@@ -92,7 +92,7 @@ ENGLISH = Scale(
     weight_decay=0.1,
     clip_norm=1.0,
     adam_beta2=0.95,
-    # The best router of the sweeps for each, and one learning rate, which is the best for all: docs/evidence.md.
+    # The best router of the sweeps for each; of 2e-3 and 4e-3 the rate that is better for all: docs/evidence.md.
     options=SHARP_XMOE | {"mhmoe": {"moe-router": "softmax"}},
     changes={
         # three heads, and experts of which head and merge layers leave enough
