@@ -34,10 +34,15 @@ class Processes:
             if self._stopping:
                 process.terminate()
 
-    def stop(self) -> None:
-        """End all programs, and those that are still to be started; what they have saved stays."""
+    def begin_no_more(self) -> None:
+        """From now on no run begins, and a program that is started all the same is ended at once."""
         with self._lock:
             self._stopping = True
+
+    def stop(self) -> None:
+        """End all programs, and those that are still to be started; what they have saved stays."""
+        self.begin_no_more()
+        with self._lock:
             running = [process for process in self._running if process.poll() is None]
             for process in running:
                 process.terminate()
@@ -50,7 +55,7 @@ class Processes:
 
     @property
     def stopping(self) -> bool:
-        """Whether `stop` was called."""
+        """Whether `begin_no_more` or `stop` was called."""
         return self._stopping
 
 
@@ -128,7 +133,11 @@ def carry_out_all(runs: Sequence[Run], origin: Origin, jobs: int, work: Callable
         if processes.stopping:
             raise Stopped
         say(f"[{number} of {len(runs)}] {run.name}: begins")
-        work(run, origin, lambda line: progress.line(run, line), processes.add)
+        try:
+            work(run, origin, lambda line: progress.line(run, line), processes.add)
+        except BaseException:
+            processes.begin_no_more()  # here: this thread may take the next run before the caller has seen the failure
+            raise
         say(f"[{number} of {len(runs)}] {run.name}: done")
 
     with ThreadPoolExecutor(jobs) as pool:

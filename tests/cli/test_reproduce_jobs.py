@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from concurrent.futures import wait as real_wait
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,6 +73,19 @@ def test_a_failure_ends_the_programs_of_the_others_and_begins_no_more(tmp_path):
     with pytest.raises(StepFailed, match="no such luck"):
         carry_out_all([run(tmp_path, seed) for seed in (1, 2, 3)], ORIGIN, 2, work)
     assert sorted(begun) == [1, 2]
+
+
+def test_a_thread_whose_run_failed_takes_no_other_before_the_caller_knows(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr("fairseq_mhmoe.cli.reproduce_jobs.wait", lambda futures, **_: real_wait(futures))
+
+    def work(run_, *rest):
+        begun.append(run_.seed)
+        raise StepFailed("no such luck")
+
+    with pytest.raises(StepFailed, match="no such luck"):
+        carry_out_all([run(tmp_path, seed) for seed in (1, 2, 3)], ORIGIN, 1, work)
+    assert begun == [1]
 
 
 def test_an_interruption_ends_the_programs_too(tmp_path, monkeypatch):
