@@ -21,6 +21,8 @@ DATA = [
 RAY = ["ray>=2.9"]  # data preparation on a Ray cluster
 ANALYSIS = ["lm-eval>=0.4.13", "matplotlib>=3.8", "pyyaml>=6"]
 EXPORT = ["safetensors>=0.4", "tokenizers>=0.20", "transformers>=5"]  # Hugging Face folders
+# image-text models; pycocoevalcap carries the programs of METEOR and SPICE, which need Java
+MULTIMODAL = ["pillow>=10", "pycocoevalcap>=1.2", "torchvision>=0.21"]
 BENCHMARK = ["mixture-of-experts>=0.2.3", "transformers>=5"]  # other MoE layers to compare with
 DEV = [
     "hypothesis>=6.100",
@@ -34,7 +36,7 @@ DEV = [
 setup(
     name="fairseq-mhmoe",
     version=VERSION,
-    description="Multi-Head Mixture-of-Experts language models on fairseq",
+    description="Multi-Head Mixture-of-Experts language and multimodal models on fairseq",
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="MIT",
@@ -66,6 +68,7 @@ setup(
         "analysis": ANALYSIS,
         "benchmark": BENCHMARK,
         "export": EXPORT,
-        "dev": DATA + RAY + ANALYSIS + EXPORT + DEV,
+        "multimodal": MULTIMODAL,
+        "dev": DATA + RAY + ANALYSIS + EXPORT + MULTIMODAL + DEV,
     },
 )

@@ -27,8 +27,9 @@ ALLOWED = {
     "integration": ({"checkpoint", "moe"}, {"torch", "fairseq", "numpy", "omegaconf"}),
     "models": ({"moe"}, None),
     "criterions": ({"moe"}, None),
-    "data": ({"moe"}, None),
-    "tasks": ({"moe", "data"}, None),
+    "vision": (set(), {"torch"}),
+    "data": ({"moe", "vision"}, None),
+    "tasks": ({"moe", "vision", "data"}, None),
 }
 
 

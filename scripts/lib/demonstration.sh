@@ -7,6 +7,7 @@ import importlib.util
 import sys
 
 needed = ("torch", "fairseq", "torchscale", "sentencepiece", "tensorboard", "datatrove", "matplotlib", "lm_eval")
+needed += ("torchvision", "pycocoevalcap")
 sys.exit(any(importlib.util.find_spec(name) is None for name in needed))
 PYTHON
 }

@@ -1,0 +1,1 @@
+"""Images as codes: visual tokenizers, in pure torch."""
