@@ -1,0 +1,134 @@
+"""What fine-tuning tasks share: dictionary, index files, images, batches that a restart repeats, heads."""
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from fairseq.tasks import FairseqTask
+
+from fairseq_mhmoe.data.batches import MixtureIterator, forget_itself
+from fairseq_mhmoe.data.checks import load_dictionary
+from fairseq_mhmoe.data.index_files import RecordText
+from fairseq_mhmoe.tasks.finetuning_options import check_options
+
+MASK = "<mask>"
+SPM_MODEL = "spm.model"
+
+logger = logging.getLogger(__name__)
+
+
+class FinetuningTask(FairseqTask):
+    """A task over index files; a subclass says which files are a split and what an example is.
+
+    A subclass has INDEX, {split: names of index files}, and `make_dataset`, `model_heads`.
+    The model asks for image_size, patch_size, max_text_positions, source_dictionary and model_heads().
+    """
+
+    INDEX: dict[str, Sequence[str]] = {}
+
+    def __init__(self, cfg, dictionary):
+        super().__init__(cfg)
+        self.dictionary = dictionary
+        self.image_size, self.patch_size = cfg.image_size, cfg.patch_size
+        self.max_text_positions = cfg.max_text_length
+
+    @classmethod
+    def setup_task(cls, cfg, **kwargs):
+        """Check the options and load the dictionary; ValueError names what is wrong."""
+        check_options(cfg)
+        dictionary = load_dictionary(Path(cfg.text_data or cfg.data))
+        dictionary.add_symbol(MASK)
+        logger.info(f"dictionary: {len(dictionary):,} types, {MASK} among them")
+        return cls(cfg, dictionary)
+
+    @property
+    def source_dictionary(self):
+        """Symbols of the texts, <mask> the last."""
+        return self.dictionary
+
+    @property
+    def target_dictionary(self):
+        """Symbols of generated texts."""
+        return self.dictionary
+
+    @cached_property
+    def text(self) -> RecordText:
+        """What makes tokens of a record's text."""
+        model = Path(self.cfg.text_data or self.cfg.data) / SPM_MODEL
+        return RecordText(self.dictionary, model if model.is_file() else None, self.cfg.max_text_length)
+
+    @property
+    def image_root(self) -> Path:
+        """Where the paths of images start."""
+        return Path(self.cfg.image_root or self.cfg.data)
+
+    def model_heads(self) -> dict[str, dict]:
+        """The heads that the model is to have: {name: {"kind", "classes", "inputs"}}."""
+        raise NotImplementedError
+
+    def make_dataset(self, paths: list[Path], split: str, training: bool):
+        """The examples of these index files."""
+        raise NotImplementedError
+
+    def index_files(self, split: str) -> list[Path]:
+        """The index files of a split; of several spellings the first that is there, ValueError without any."""
+        folder = Path(self.cfg.data)
+        choices = [*self.INDEX.get(split, ()), (f"{self.cfg._name}.{split}.jsonl",)]
+        for names in choices:
+            if (folder / names[0]).is_file():
+                return [folder / name for name in names if (folder / name).is_file()]
+        there = ", ".join(sorted(path.name for path in folder.glob("*.jsonl"))[:20]) or "none"
+        wanted = " or ".join(" + ".join(names) for names in choices)
+        raise ValueError(f"no split {split!r} in {folder}: expected {wanted}; index files there: {there}")
+
+    def load_dataset(self, split, epoch=1, combine=False, **kwargs):
+        """Read the index of a split; ValueError when a file is missing or damaged."""
+        self.dataset_to_epoch_iter.pop(self.datasets.pop(split, None), None)
+        training = split == self.cfg.train_subset
+        dataset = self.make_dataset(self.index_files(split), split, training)
+        logger.info(f"{split}: {len(dataset):,} examples")
+        self.datasets[split] = dataset
+
+    def get_batch_iterator(
+        self,
+        dataset,
+        max_tokens=None,
+        max_sentences=None,
+        max_positions=None,
+        ignore_invalid_inputs=False,
+        required_batch_size_multiple=1,
+        seed=1,
+        epoch=1,
+        data_buffer_size=0,
+        disable_iterator_cache=False,
+        update_epoch_batch_itr=False,
+        **kwargs,
+    ):
+        """Batches of --batch-size examples, the last one smaller; the same in an epoch whenever it starts.
+
+        Raises:
+            ValueError: --max-tokens, or no --batch-size.
+        """
+        if max_tokens is not None or max_sentences is None:
+            raise ValueError(
+                f"task {self.cfg._name} counts examples, not tokens: give --batch-size instead of --max-tokens"
+            )
+        cached = not (disable_iterator_cache or update_epoch_batch_itr)
+        if cached and dataset in self.dataset_to_epoch_iter:
+            return self.dataset_to_epoch_iter[dataset]
+
+        def make_batches(items):
+            return [items[start : start + max_sentences] for start in range(0, len(items), max_sentences)]
+
+        iterator = MixtureIterator(
+            dataset, make_batches, seed, epoch=epoch, buffer_size=data_buffer_size, reuse_dataloader=True, **kwargs
+        )
+        forget_itself(iterator)
+        if cached:
+            self.dataset_to_epoch_iter[dataset] = iterator
+        return iterator
+
+    def max_positions(self):
+        """Nothing is left out for its length: texts are cut."""
+        return None
