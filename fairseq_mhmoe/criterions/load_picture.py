@@ -23,6 +23,7 @@ TITLES = ("LAYER", "EXPERT", "LOAD / EVEN LOAD")
 GLYPHS = {
     "0": "75557", "1": "26227", "2": "71747", "3": "71717", "4": "55711", "5": "74717", "6": "74757", "7": "71222",
     "8": "75757", "9": "75717", "/": "11244", " ": "00000", "A": "25755", "D": "65556", "E": "74747", "L": "44447",
+    "G": "74557", "I": "72227", "M": "57755",
     "N": "57755", "O": "75557", "P": "75744", "R": "65655", "T": "72222", "V": "55552", "X": "55255", "Y": "55222",
 }  # fmt: skip
 DOT = 2  # pixels of a dot
@@ -50,7 +51,7 @@ def load_picture(load: np.ndarray, layers) -> np.ndarray:
 
     Args:
         load: [L, N] choices that each expert got.
-        layers: L numbers of blocks, as in the names of the logged figures (moe_l1_...).
+        layers: L labels of layers, as in the names of the logged figures (moe_l1_..., moe_l1_image_...).
     Returns:
         [height, width, 3] uint8; cell (l, n) covers the pixels `cell(l, n, N, layers)`.
     """
@@ -68,7 +69,7 @@ def load_picture(load: np.ndarray, layers) -> np.ndarray:
     write(picture, TITLES[0], GAP, top - GAP - TEXT_HEIGHT)
     write(picture, TITLES[1], left, GAP)
     for place, layer in enumerate(layers):
-        write(picture, str(layer), GAP, top + place * CELL_HEIGHT + (CELL_HEIGHT - TEXT_HEIGHT) // 2)
+        write(picture, drawn(layer), GAP, top + place * CELL_HEIGHT + (CELL_HEIGHT - TEXT_HEIGHT) // 2)
     every = labelled_every(num_experts, width)
     for expert in range(0, num_experts, every):
         write(picture, str(expert), left + expert * width + 1, top - GAP - TEXT_HEIGHT)
@@ -87,7 +88,7 @@ def load_picture(load: np.ndarray, layers) -> np.ndarray:
 def grid(num_experts: int, layers) -> tuple[int, int, int]:
     """Left and upper edge of the cells and the width of one, in pixels."""
     width = int(np.clip(WIDEST_ROW // num_experts, *CELL_WIDTHS))
-    left = GAP + max(map(text_width, (TITLES[0], *map(str, layers)))) + GAP
+    left = GAP + max(map(text_width, (TITLES[0], *map(drawn, layers)))) + GAP
     return left, GAP + TEXT_HEIGHT + GAP + TEXT_HEIGHT + GAP, width
 
 
@@ -104,6 +105,11 @@ def labelled_every(num_experts: int, width: int) -> int:
     while every * width < text_width(str(num_experts - 1)) + 3 * DOT:
         every *= 2
     return every
+
+
+def drawn(layer) -> str:
+    """A layer's label in the letters that there are: 3 or 3 IMAGE."""
+    return str(layer).replace("_", " ").upper()
 
 
 def text_width(text: str) -> int:

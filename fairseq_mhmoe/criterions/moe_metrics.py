@@ -16,7 +16,9 @@ from fairseq.logging import metrics
 
 from fairseq_mhmoe.moe.stats import unpack
 
-LAYER_STATS = re.compile(r"^moe_l(\d+)_stats$")
+# A layer's number, and with separate experts the modality that a set of them is for.
+LAYER = r"\d+(?:_(?:image|text))?"
+LAYER_STATS = re.compile(rf"^moe_l({LAYER})_stats$")
 
 # Smaller numbers come first in a line.
 PRIORITY_ROUTING = 25
@@ -65,7 +67,7 @@ def log_routing(logging_outputs):
         loss = total(logging_outputs, key) / sample_size
         metrics.log_scalar(key, loss, sample_size, priority=PRIORITY_ROUTING, round=4)
 
-    layers = [int(match[1]) for match in map(LAYER_STATS.match, logging_outputs[0]) if match]
+    layers = [match[1] for match in map(LAYER_STATS.match, logging_outputs[0]) if match]
     # One copy to the host for all layers.
     stats = torch.stack([total(logging_outputs, f"moe_l{layer}_stats") for layer in layers]).double().cpu()
     for layer, layer_stats in zip(layers, stats, strict=True):

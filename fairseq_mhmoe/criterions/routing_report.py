@@ -12,11 +12,12 @@ import torch
 from fairseq.logging import metrics, progress_bar
 
 from fairseq_mhmoe.criterions.load_picture import load_picture, relative_load
+from fairseq_mhmoe.criterions.moe_metrics import LAYER
 from fairseq_mhmoe.criterions.routing_watch import RoutingWatch
 
 DEFAULT_MAP_INTERVAL = 500
 DEFAULT_WATCH_WINDOW = 100
-METER = re.compile(r"^_moe_l(\d+)_stats$")
+METER = re.compile(rf"^_moe_l({LAYER})_stats$")
 MAP, HISTOGRAM = "moe_load_map", "moe_load_histogram"
 
 logger = logging.getLogger(__name__)
@@ -105,13 +106,19 @@ def all_meters():
     return metrics.get_active_aggregators()[0]
 
 
-def read_sums(meters) -> tuple[list[int], np.ndarray | None]:
-    """Numbers of the MoE layers, in order, and their statistics [L, N + 3] so far; ([], None) when there are none."""
-    found = {int(match[1]): meters[match[0]].sum for match in map(METER.match, meters) if match}
-    layers = sorted(layer for layer, value in found.items() if torch.is_tensor(value))
+def read_sums(meters) -> tuple[list[str], np.ndarray | None]:
+    """Labels of the MoE layers, in order, and their statistics [L, N + 3] so far; ([], None) when there are none."""
+    found = {match[1]: meters[match[0]].sum for match in map(METER.match, meters) if match}
+    layers = sorted((layer for layer, value in found.items() if torch.is_tensor(value)), key=place_of)
     if not layers:
         return [], None
     return layers, torch.stack([found[layer] for layer in layers]).double().numpy()
+
+
+def place_of(label: str) -> tuple[int, str]:
+    """Where a layer's label stands among the others: 9, 11_image, 11_text."""
+    number, _, modality = label.partition("_")
+    return int(number), modality
 
 
 def write_picture(logdir: str, subset: str, layers, load: np.ndarray, update: int) -> None:

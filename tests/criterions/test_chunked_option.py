@@ -75,7 +75,7 @@ def sample(task):
 def losses(task, model, sample, training=True, reduce=True, **options):
     """Loss, logging output and the gradients of a model's parameters."""
     model.zero_grad()
-    criterion = MoECrossEntropy(task, **{**OPTIONS, **options}).train(training)
+    criterion = MoECrossEntropy(SimpleNamespace(**{**OPTIONS, **options}), task).train(training)
     with torch.set_grad_enabled(training):
         loss, _, output = criterion(model.train(training), sample, reduce)
     if training:
@@ -152,20 +152,20 @@ def test_a_model_in_half_precision_has_the_loss_without_the_option(task, model, 
 @pytest.mark.parametrize("chunk", [0, -4])
 def test_impossible_chunks_are_refused(task, chunk):
     with pytest.raises(ValueError, match=f"--cross-entropy-chunk {chunk}: expected a number of tokens"):
-        MoECrossEntropy(task, **{**OPTIONS, "cross_entropy_chunk": chunk})
+        MoECrossEntropy(SimpleNamespace(**{**OPTIONS, "cross_entropy_chunk": chunk}), task)
 
 
 @pytest.mark.parametrize("options, warned", [({}, False), (dict(chunked_cross_entropy=False), True)])
 def test_a_chunk_without_the_option_warns(task, caplog, options, warned):
     with caplog.at_level(logging.WARNING):
-        MoECrossEntropy(task, **{**OPTIONS, **options})
+        MoECrossEntropy(SimpleNamespace(**{**OPTIONS, **options}), task)
     assert ("--cross-entropy-chunk has no effect without --chunked-cross-entropy" in caplog.text) == warned
 
 
 def test_the_defaults_are_quiet(task, caplog):
     fields = {f.name: f.default for f in dataclasses.fields(moe_cross_entropy.MoECrossEntropyConfig)}
     with caplog.at_level(logging.WARNING):
-        MoECrossEntropy(task, **{**{name: fields[name] for name in OPTIONS}, "sentence_avg": False})
+        MoECrossEntropy(SimpleNamespace(**{**{name: fields[name] for name in OPTIONS}, "sentence_avg": False}), task)
     assert not caplog.records
 
 

@@ -65,7 +65,7 @@ def sample():
 
 def criterion(training=True, **options):
     task = types.SimpleNamespace(target_dictionary=types.SimpleNamespace(pad=lambda: PAD), source_names=["en", "de"])
-    return MoECrossEntropy(task, **{**OPTIONS, **options}).train(training)
+    return MoECrossEntropy(types.SimpleNamespace(**{**OPTIONS, **options}), task).train(training)
 
 
 def nll_by_hand(model):
