@@ -1,6 +1,7 @@
 """Which options exclude each other, and which have no effect beside others."""
 
 import logging
+from itertools import chain
 from typing import Any, Dict, Iterable, Iterator, Tuple
 
 from fairseq_mhmoe.moe.bitlinear import FULL_BITS, INPUT_BITS, WEIGHT_BITS
@@ -23,33 +24,46 @@ def check_options(cfg: Any) -> None:
     Raises:
         ValueError: names the option, its value, and what to do.
     """
-    for checks in (_numbers, _body, _experts):
-        for wrong, name, remedy in checks(cfg):
-            if wrong:
-                raise ValueError(f"{flag(name)} {getattr(cfg, name)}: {remedy}")
+    refuse(cfg, chain(_numbers(cfg), _body(cfg), experts(cfg, "decoder")))
 
 
-Check = Tuple[bool, str, str]
+Check = Tuple[bool, str, str]  # whether it is wrong, the option, the remedy
+
+
+def refuse(cfg: Any, checks: Iterable[Check]) -> None:
+    """Raises ValueError for the first thing that is wrong."""
+    for wrong, name, remedy in checks:
+        if wrong:
+            raise ValueError(f"{flag(name)} {getattr(cfg, name)}: {remedy}")
 
 
 def _numbers(cfg: Any) -> Iterator[Check]:
-    for name in ("decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_layers", "decoder_attention_heads"):
-        yield getattr(cfg, name) < 1, name, "expected a positive number"
-    for name in ("n_kv_heads", "moe_ffn_dim", "moe_router_dim", "max_target_positions", "moe_expert_parallel_size"):
+    yield from numbers(cfg, "decoder")
+    for name in ("n_kv_heads", "max_target_positions"):
         value = getattr(cfg, name)
         yield isinstance(value, int) and value < 1, name, "expected a positive number, or leave it out"
-    for name in ("moe_freq", "moe_expert_count", "moe_shared_expert_dim", "moe_capacity_factor", "scale_length"):
+    yield cfg.scale_length < 0, "scale_length", "expected 0 (off) or a positive number"
+    for side, (bits, method) in QUANTIZED.items():
+        remedy = f"expected {bits} ({method}) or {FULL_BITS} (not quantised)"
+        yield getattr(cfg, f"{side}_bits") not in (bits, FULL_BITS), f"{side}_bits", remedy
+        chosen = getattr(cfg, f"{side}_quant_method")
+        yield chosen not in (None, method), f"{side}_quant_method", f"expected {method}, or leave it out"
+
+
+def numbers(cfg: Any, side: str) -> Iterator[Check]:
+    """Sizes, counts and probabilities of any model; side: "decoder" or "encoder", how its sizes are named."""
+    for name in ("embed_dim", "ffn_embed_dim", "layers", "attention_heads"):
+        yield getattr(cfg, f"{side}_{name}") < 1, f"{side}_{name}", "expected a positive number"
+    for name in ("moe_ffn_dim", "moe_router_dim", "moe_expert_parallel_size"):
+        value = getattr(cfg, name)
+        yield isinstance(value, int) and value < 1, name, "expected a positive number, or leave it out"
+    for name in ("moe_freq", "moe_expert_count", "moe_shared_expert_dim", "moe_capacity_factor"):
         yield getattr(cfg, name) < 0, name, "expected 0 (off) or a positive number"
     yield not cfg.moe_timeout > 0, "moe_timeout", "expected a positive number of seconds"
     for name in ("moe_top_k", "mhmoe_heads_number"):
         yield getattr(cfg, name) < 1, name, "expected 1 or more"
     for name in ("dropout", "attention_dropout", "activation_dropout"):
         yield not 0 <= getattr(cfg, name) < 1, name, "expected a probability in [0, 1)"
-    for side, (bits, method) in QUANTIZED.items():
-        remedy = f"expected {bits} ({method}) or {FULL_BITS} (not quantised)"
-        yield getattr(cfg, f"{side}_bits") not in (bits, FULL_BITS), f"{side}_bits", remedy
-        chosen = getattr(cfg, f"{side}_quant_method")
-        yield chosen not in (None, method), f"{side}_quant_method", f"expected {method}, or leave it out"
 
 
 def _body(cfg: Any) -> Iterator[Check]:
@@ -86,9 +100,11 @@ def _body(cfg: Any) -> Iterator[Check]:
     )
 
 
-def _experts(cfg: Any) -> Iterator[Check]:
-    layers, experts, freq = cfg.decoder_layers, cfg.moe_expert_count, cfg.moe_freq
-    yield freq > layers, "moe_freq", f"no block would have experts; expected at most --decoder-layers {layers}"
+def experts(cfg: Any, side: str) -> Iterator[Check]:
+    """What is asked of MoE layers; side as for `numbers`."""
+    layers, width = getattr(cfg, f"{side}_layers"), getattr(cfg, f"{side}_embed_dim")
+    experts, freq = cfg.moe_expert_count, cfg.moe_freq
+    yield freq > layers, "moe_freq", f"no block would have experts; expected at most --{side}-layers {layers}"
     yield freq > 0 and experts == 0, "moe_freq", "add --moe-expert-count, the number of experts per MoE layer"
     yield experts > 0 and freq == 0, "moe_expert_count", "add --moe-freq, which blocks get them (2: every second)"
     if freq == 0:
@@ -101,9 +117,9 @@ def _experts(cfg: Any) -> Iterator[Check]:
         f"contradicts --moe-top-k {cfg.moe_top_k}, given or from the architecture; leave it out, or add --moe-top-k 1",
     )
     yield (
-        cfg.decoder_embed_dim % cfg.mhmoe_heads_number != 0,
+        width % cfg.mhmoe_heads_number != 0,
         "mhmoe_heads_number",
-        f"expected a divisor of --decoder-embed-dim {cfg.decoder_embed_dim}",
+        f"expected a divisor of --{side}-embed-dim {width}",
     )
     for name in ("mhmoe_head_layers", "mhmoe_merge_layers"):
         value = getattr(cfg, name)
@@ -117,15 +133,16 @@ def _experts(cfg: Any) -> Iterator[Check]:
 
 def warn_ineffective(cfg: Any, defaults: Dict[str, Any]) -> None:
     """Log a warning for every option that differs from its default and changes nothing here; once per process."""
-    _warn(cfg, defaults, _ineffective(cfg, defaults))
+    warn(cfg, defaults, _ineffective(cfg, defaults))
 
 
 def warn_ineffective_in_group(cfg: Any, group: Any, defaults: Dict[str, Any]) -> None:
     """The same for options that concern several processes, when a model's group (`ExpertGroup`) is known."""
-    _warn(cfg, defaults, _ineffective_in_group(group))
+    warn(cfg, defaults, _ineffective_in_group(group))
 
 
-def _warn(cfg: Any, defaults: Dict[str, Any], ineffective: Iterable[Tuple[str, str]]) -> None:
+def warn(cfg: Any, defaults: Dict[str, Any], ineffective: Iterable[Tuple[str, str]]) -> None:
+    """Log those of the ineffective options (name, reason) that are not at their defaults; once per process."""
     for name, reason in ineffective:
         message = f"{flag(name)} has no effect: {reason}"
         if getattr(cfg, name) != defaults[name] and message not in _warned:
@@ -141,6 +158,11 @@ def _ineffective(cfg: Any, names: Iterable[str]) -> Iterator[Tuple[str, str]]:
             yield f"{side}_quant_method", f"nothing is quantised at {FULL_BITS} bits"
     if cfg.no_token_positional_embeddings:
         yield "decoder_learned_pos", "--no-token-positional-embeddings leaves no positions to learn"
+    yield from ineffective_moe(cfg, names, "decoder")
+
+
+def ineffective_moe(cfg: Any, names: Iterable[str], side: str) -> Iterator[Tuple[str, str]]:
+    """Options of MoE layers, among names, without effect, and why; side as for `numbers`."""
     if cfg.moe_freq == 0:
         for name in names:
             if name == "moe_timeout":  # holds for every model
@@ -148,7 +170,7 @@ def _ineffective(cfg: Any, names: Iterable[str]) -> Iterator[Tuple[str, str]]:
             if name.startswith(("moe_", "mhmoe_")) or name == "use_xmoe":
                 yield name, "the model is dense; --moe-freq and --moe-expert-count add experts"
     else:
-        yield from _ineffective_beside_experts(cfg)
+        yield from _ineffective_beside_experts(cfg, side)
 
 
 def _ineffective_in_group(group: Any) -> Iterator[Tuple[str, str]]:
@@ -159,7 +181,7 @@ def _ineffective_in_group(group: Any) -> Iterator[Tuple[str, str]]:
         yield "moe_balance_scope", "there is one process"
 
 
-def _ineffective_beside_experts(cfg: Any) -> Iterator[Tuple[str, str]]:
+def _ineffective_beside_experts(cfg: Any, side: str) -> Iterator[Tuple[str, str]]:
     yield "moe_gating_use_fp32", "the router always computes in float32"
     router, compat = str(cfg.moe_router), str(cfg.moe_compat)
     if cfg.use_xmoe or (router == "xmoe" and compat != "none"):
@@ -171,7 +193,7 @@ def _ineffective_beside_experts(cfg: Any) -> Iterator[Tuple[str, str]]:
     if str(cfg.activation_fn) != "silu":
         yield "moe_fused_activation", f"{cfg.activation_fn} is one kernel already; --activation-fn silu is several"
     if cfg.moe_freq == 1 and cfg.moe_ffn_dim is not None:
-        yield "decoder_ffn_embed_dim", "every block has experts, whose width is --moe-ffn-dim"
+        yield f"{side}_ffn_embed_dim", "every block has experts, whose width is --moe-ffn-dim"
     if cfg.moe_top_k == 1:
         yield "moe_top1_expert", "--moe-top-k is 1 already"
         yield "moe_second_expert_policy", "--moe-top-k 1 chooses no second expert"
