@@ -47,6 +47,11 @@ def kinds_of(cfg):
 
 def check_settings(cfg):
     """Refuses what can't tell the parameters apart; ValueError names the option and the remedy."""
+    check_single_parameters(cfg, f"{OPTION} {cfg.model.no_weight_decay_on}")
+
+
+def check_single_parameters(cfg, option):
+    """ValueError where the optimizer of this configuration sees no single parameters; `option` as it was given."""
     distributed = cfg.distributed_training
     refused = (
         (distributed.zero_sharding != "none", f"--zero-sharding {distributed.zero_sharding}"),
@@ -55,9 +60,7 @@ def check_settings(cfg):
     )
     for wrong, other in refused:
         if wrong:
-            raise ValueError(
-                f"{OPTION} {cfg.model.no_weight_decay_on} can't be used with {other}; leave out one of them"
-            )
+            raise ValueError(f"{option} can't be used with {other}; leave out one of them")
 
 
 def build_optimizer(original, self):
