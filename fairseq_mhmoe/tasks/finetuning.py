@@ -9,7 +9,9 @@ from fairseq.tasks import FairseqTask
 
 from fairseq_mhmoe.data.batches import MixtureIterator, forget_itself
 from fairseq_mhmoe.data.checks import load_dictionary
-from fairseq_mhmoe.data.index_files import RecordText
+from fairseq_mhmoe.data.finetuning_examples import Examples, Images
+from fairseq_mhmoe.data.image_transforms import ImageTransform
+from fairseq_mhmoe.data.index_files import IndexFiles, RecordText, image_file
 from fairseq_mhmoe.tasks.finetuning_options import check_options
 
 MASK = "<mask>"
@@ -67,9 +69,28 @@ class FinetuningTask(FairseqTask):
         """The heads that the model is to have: {name: {"kind", "classes", "inputs"}}."""
         raise NotImplementedError
 
-    def make_dataset(self, paths: list[Path], split: str, training: bool):
+    def check_record(self, record: dict) -> None:
+        """ValueError with the reason unless a record of an index is what the task needs."""
+        raise NotImplementedError
+
+    def make_dataset(self, paths: list[Path], training: bool) -> Examples:
         """The examples of these index files."""
         raise NotImplementedError
+
+    def parts(self, paths: list[Path], head: str, training: bool) -> dict:
+        """What Examples are made of; augmentation and a random order in training only."""
+        cfg = self.cfg
+        crop = None
+        if training and cfg.image_augmentation == "crop":
+            crop = ImageTransform(cfg.image_size, "crop", cfg.image_scale_min, cfg.horizontal_flip)
+        return {
+            "records": IndexFiles(paths, self.check_record),
+            "text": self.text,
+            "images": Images(self.image_root, cfg.image_size, crop),
+            "head": head,
+            "pad": self.dictionary.pad(),
+            "seed": cfg.seed if training else None,
+        }
 
     def index_files(self, split: str) -> list[Path]:
         """The index files of a split; of several spellings the first that is there, ValueError without any."""
@@ -85,8 +106,7 @@ class FinetuningTask(FairseqTask):
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """Read the index of a split; ValueError when a file is missing or damaged."""
         self.dataset_to_epoch_iter.pop(self.datasets.pop(split, None), None)
-        training = split == self.cfg.train_subset
-        dataset = self.make_dataset(self.index_files(split), split, training)
+        dataset = self.make_dataset(self.index_files(split), split == self.cfg.train_subset)
         logger.info(f"{split}: {len(dataset):,} examples")
         self.datasets[split] = dataset
 
@@ -132,3 +152,8 @@ class FinetuningTask(FairseqTask):
     def max_positions(self):
         """Nothing is left out for its length: texts are cut."""
         return None
+
+
+def check_image(record: dict, key: str) -> None:
+    """ValueError unless a record names an image within the folder of images."""
+    image_file(Path(), record.get(key))
