@@ -111,7 +111,12 @@ ARCHITECTURES: Dict[str, Options] = {
 def apply_architecture(options: Options, args: Any) -> None:
     """Set what args (a namespace or config) leaves open; blocks are pre-norm unless --deepnorm is asked for."""
     pre_norm = dict(decoder_normalize_before=not getattr(args, "deepnorm", False))
-    for name, value in (pre_norm | options).items():
+    set_missing(pre_norm | options, args)
+
+
+def set_missing(options: Options, args: Any) -> None:
+    """Set what args (a namespace or config) leaves open."""
+    for name, value in options.items():
         if not safe_hasattr(args, name):
             setattr(args, name, value)
 

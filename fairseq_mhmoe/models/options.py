@@ -14,6 +14,7 @@ from fairseq_mhmoe.models.moe_options import (
     EXPERT_ACTIVATIONS,
     MoEOptions,
     check_kinds,
+    defaults_of,
     layer_config,
     moe_group,  # noqa: F401  for the decoder
     option,
@@ -60,11 +61,11 @@ class MHMoELanguageModelConfig(MoEOptions):
     max_target_positions: Optional[int] = II("task.max_target_positions")
 
 
-def with_defaults(cfg: Any) -> Any:
+def with_defaults(cfg: Any, options: type = MHMoELanguageModelConfig) -> Any:
     """Add options that an older checkpoint's configuration does not know yet, at their defaults."""
     if OmegaConf.is_config(cfg):
         with open_dict(cfg):
-            for item in dataclasses.fields(MHMoELanguageModelConfig):
+            for item in dataclasses.fields(options):
                 if item.name not in cfg and not item.name.startswith("_") and not str(item.default).startswith("${"):
                     cfg[item.name] = item.default
     return cfg
@@ -79,7 +80,7 @@ def validate(cfg: Any) -> None:
     check_options(cfg)
     check_kinds(cfg)
     moe_config(cfg)
-    warn_ineffective(cfg, {item.name: item.default for item in dataclasses.fields(MHMoELanguageModelConfig)})
+    warn_ineffective(cfg, defaults_of(MHMoELanguageModelConfig))
 
 
 def max_positions(cfg: Any) -> int:
