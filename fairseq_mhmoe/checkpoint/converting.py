@@ -5,6 +5,7 @@ names of the trained parameters in the optimizer's order); otherwise the entries
 their shapes, and where that can be done in more than one way the file is refused.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from fairseq_mhmoe.checkpoint.reading import check_has_experts, load_merged, rea
 from fairseq_mhmoe.checkpoint.writing import REFERENCE, write_dense, write_manifest, write_shard
 
 PARAMETERS = "mhmoe_parameters"  # names of the trained parameters in the optimizer's order
-EXPERTS = ".moe_layer.experts."  # in the names of stacked tensors [N, ...]
+EXPERTS = re.compile(r"\.moe_layer(\.[AB])?\.experts\.")  # in the names of stacked tensors [N, ...]
 
 
 def merge(source, target) -> None:
@@ -51,7 +52,7 @@ def split(source, target, size: int) -> None:
     if reference is None:
         names = expert_names(state)
         if not names:
-            raise ValueError(f"{source} has no experts: no tensor of its model is named *{EXPERTS}*")
+            raise ValueError(f"{source} has no experts: no tensor of its model is named *.moe_layer.experts.*")
         state, experts = take_experts(state, names, expert_indices(state, names))
 
     former = _reference_or_none(target)
@@ -75,7 +76,7 @@ def split(source, target, size: int) -> None:
 
 def expert_names(state: dict) -> list[str]:
     """Names of the stacked expert tensors in the model of a single file."""
-    return [name for name in state["model"] if EXPERTS in name]
+    return [name for name in state["model"] if EXPERTS.search(name)]
 
 
 def expert_indices(state: dict, names) -> list[int]:

@@ -53,7 +53,7 @@ def summary(path) -> dict:
 
 def _model_tensors(state: dict, manifest: dict | None) -> list[dict]:
     tensors = [
-        {"name": name, "shape": list(value.shape), "dtype": dtype_name(value), "expert": EXPERTS in name}
+        {"name": name, "shape": list(value.shape), "dtype": dtype_name(value), "expert": bool(EXPERTS.search(name))}
         for name, value in state["model"].items()
         if isinstance(value, Tensor)
     ]

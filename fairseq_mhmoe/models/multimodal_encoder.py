@@ -271,14 +271,7 @@ class MultimodalBEiT3(nn.Module):
         entered = [self._embed(stream) for stream in streams]
         layouts = [layout for _, layout in entered]
         features, extra = self.encoder([x for x, _ in entered], layouts)
-        parts = [
-            (
-                x[:, : layout.image] if layout.image else None,
-                x[:, layout.image :] if layout.image < layout.length else None,
-            )
-            for x, layout in zip(features, layouts)
-        ]
-        return parts, extra
+        return [parts_of(x, layout) for x, layout in zip(features, layouts)], extra
 
     def _embed(self, stream: Dict[str, Any]) -> Tuple[Tensor, Layout]:
         images, tokens = stream.get("images"), stream.get("tokens")
@@ -301,9 +294,14 @@ class MultimodalBEiT3(nn.Module):
     def _check_images(self, images: Tensor) -> None:
         side = self.vision_embed.img_size[0]
         if images.dtype != torch.uint8 or images.shape[1:] != (3, side, side):
-            raise ValueError(
-                f"images of type {images.dtype} and shape {tuple(images.shape)}: expected uint8 [rows, 3, {side}, {side}]"
-            )
+            given = f"images of type {images.dtype} and shape {tuple(images.shape)}"
+            raise ValueError(f"{given}: expected uint8 [rows, 3, {side}, {side}]")
+
+
+def parts_of(x: Tensor, layout: Layout) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+    """[B, L, D] -> images' [B, 1 + P, D] and texts' [B, T, D]; None where there are none."""
+    image, text = x[:, : layout.image], x[:, layout.image :]
+    return (image if layout.image else None), (text if layout.image < layout.length else None)
 
 
 def who_may_look(pads: Optional[Tensor], image: int, length: int, causal: bool) -> Optional[Tensor]:
