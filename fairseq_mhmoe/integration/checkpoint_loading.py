@@ -4,6 +4,8 @@
 * Who asks for a checkpoint gets a state as if one process had written it; a trainer or model whose experts are spread
   over P ranks gets its own rows only, and every rank reads them itself instead of receiving all from rank 0.
 * "ensure that the architectures match" is followed by what does not.
+* A new training that starts with another's weights (the optimizer is reset: --finetune-from-model) may have other
+  heads and sizes, if the model knows how to make such weights fit; a resume may not.
 * Evaluation within a job of several processes builds models with all experts, unless it asked for spread ones.
 """
 
@@ -114,10 +116,11 @@ def load_into_trainer(original, trainer, filename, *args, **kwargs):
         resume.fit_to(state, trainer)
         return state
 
+    starts_anew = args[0] if args else kwargs.get("reset_optimizer", False)
     on_all_ranks = cfg.load_checkpoint_on_all_dp_ranks
     cfg.load_checkpoint_on_all_dp_ranks = on_all_ranks or group.size > 1
     try:
-        with reading_with(read):
+        with reading_with(read), fitting_weights(model if starts_anew else None):
             extra_state = original(trainer, filename, *args, **kwargs)
     except Exception as error:
         if "ensure that the architectures match" in str(error) and error.__context__ is not None:
@@ -127,6 +130,19 @@ def load_into_trainer(original, trainer, filename, *args, **kwargs):
         cfg.load_checkpoint_on_all_dp_ranks = on_all_ranks
     resume.restore_average(trainer, extra_state)
     return extra_state
+
+
+@contextmanager
+def fitting_weights(model):
+    """Inside, a model that can do so makes weights of another task or image size fit itself; None: no model."""
+    fits = hasattr(model, "fits_other_checkpoints")
+    if fits:
+        model.fits_other_checkpoints = True
+    try:
+        yield
+    finally:
+        if fits:
+            model.fits_other_checkpoints = False
 
 
 def differences(error):
