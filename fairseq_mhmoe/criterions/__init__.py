@@ -1,5 +1,5 @@
 """Training losses; importing this package registers them with fairseq."""
 
-from fairseq_mhmoe.criterions import finetuning, masked_multimodal, moe_cross_entropy
+from fairseq_mhmoe.criterions import captioning, finetuning, masked_multimodal, moe_cross_entropy
 
-__all__ = ["finetuning", "masked_multimodal", "moe_cross_entropy"]
+__all__ = ["captioning", "finetuning", "masked_multimodal", "moe_cross_entropy"]
