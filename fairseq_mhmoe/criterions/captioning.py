@@ -38,8 +38,8 @@ class CaptioningConfig(MoELossConfig):
 class Captioning(FairseqCriterion):
     """In training cross entropy with smoothed labels and the losses of the MoE layers; in evaluation plain nll.
 
-    The sample size, which the gradient is divided by, is the number of masked positions that are not left out. `ppl` and
-    `accuracy_text` are over all of them.
+    The sample size, which the gradient is divided by, is the number of masked positions that are not left out. `ppl`
+    and `accuracy_text` are over all of them.
     """
 
     def __init__(self, cfg, task):

@@ -79,7 +79,7 @@ class Captions(Examples):
         }
 
     def collater(self, samples: Sequence[dict]) -> dict:
-        """A batch of the pair stream: "images" uint8 [B, 3, S, S], "tokens" int64 [B, T], "text_positions" [M] in B * T."""
+        """A batch of the pair stream: "images" uint8 [B, 3, S, S], "tokens" [B, T], "text_positions" [M] in B * T."""
         if not samples:
             return {}
         batch = super().collater(samples)
