@@ -100,11 +100,14 @@ def check(arguments: argparse.Namespace) -> None:
     check_text(arguments)
     if arguments.threshold is not None and not 0 <= arguments.threshold < float("inf"):
         raise ValueError(f"--threshold is {arguments.threshold}; expected a selection frequency, 0 or more")
-    if arguments.labels and len(arguments.labels) != len(arguments.checkpoints):
-        raise ValueError(
-            f"--labels: {len(arguments.labels)} names for {len(arguments.checkpoints)} checkpoints; expected one each"
-        )
-    doubled = [label for label in arguments.labels or () if arguments.labels.count(label) > 1]
+    check_labels(arguments.labels, arguments.checkpoints)
+
+
+def check_labels(labels: Sequence[str] | None, checkpoints: Sequence[Path]) -> None:
+    """ValueError for --labels that are not one each, or equal."""
+    if labels and len(labels) != len(checkpoints):
+        raise ValueError(f"--labels: {len(labels)} names for {len(checkpoints)} checkpoints; expected one each")
+    doubled = [label for label in labels or () if labels.count(label) > 1]
     if doubled:
         raise ValueError(f"--labels: {doubled[0]!r} names several checkpoints; give each its own, as in {doubled[0]}-1")
 

@@ -3,10 +3,12 @@
     mhmoe-analyze diversity runs/mhmoe/checkpoint_best.pt data/wiki
     mhmoe-analyze diversity runs/mhmoe/checkpoint_best.pt data/wiki --split de/test --words my-words.txt
     mhmoe-analyze diversity runs/mhmoe/checkpoint_best.pt data/wiki --text story.txt --html story.html
+    mhmoe-analyze diversity runs/multimodal/checkpoint_1_{100,400}.pt --images cat.jpg tree.png
 
 Words of a list (ours: polysemous English words and false cognates) are compared with all others, with and without
 regard to how frequent they are. Writes diversity.json (all figures) and diversity.png (histograms); --html FILE colours
-the text by token. docs/analysis.md explains.
+the text by token. With --images the number of each patch is drawn over the image, for one or more checkpoints
+of a multimodal model (figures 8 and 10). docs/analysis.md explains.
 """
 
 import argparse
@@ -22,7 +24,8 @@ from fairseq_mhmoe.analysis.diversity_run import Measured, measure
 from fairseq_mhmoe.analysis.diversity_words import extremes
 from fairseq_mhmoe.analysis.pictures import save_png
 from fairseq_mhmoe.analysis.word_lists import WordList, read_word_list, shipped_lists
-from fairseq_mhmoe.cli.analyze_text import add_text_arguments, batches_of, check_text, load, named
+from fairseq_mhmoe.cli.analyze_diversity_images import run_images
+from fairseq_mhmoe.cli.analyze_text import add_reading_arguments, batches_of, check_text, load, named
 from fairseq_mhmoe.cli.files import write_bytes, write_json
 from fairseq_mhmoe.evaluation.loading import Loaded
 
@@ -31,8 +34,17 @@ HTML_TOKENS = 2000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `mhmoe-analyze diversity`."""
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of a model with 2 heads or more")
-    add_text_arguments(parser)
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="CHECKPOINT DATA",
+        help="of a model with 2 heads or more, and the prepared folder with dictionary, tokenizer and text; with "
+        "--images one or more checkpoints, and DATA only where they don't name it",
+    )
+    parser.add_argument("--images", nargs="+", type=Path, metavar="FILE", help="draw maps over these pictures instead")
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help="of the checkpoints of --images")
+    add_reading_arguments(parser)
     parser.add_argument(
         "--words",
         type=Path,
@@ -67,6 +79,12 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError: options that don't go together, a file that is not there or not as it should be, or a model whose
             tokens have no sub-tokens.
     """
+    if arguments.images:
+        refuse_text(arguments)
+        *checkpoints, last = arguments.paths
+        checkpoints, data = (checkpoints, last) if last.is_dir() and checkpoints else (arguments.paths, None)
+        run_images(checkpoints, data, arguments)
+        return
     check(arguments)
     lists = word_lists(arguments.words)
     loaded = load(arguments.checkpoint, arguments)
@@ -81,8 +99,29 @@ def run(arguments: argparse.Namespace) -> None:
     write(content, found, arguments)
 
 
+# what is about text, and its defaults
+TEXT_OPTIONS = {
+    **dict.fromkeys(("split", "sources", "text", "max_tokens", "tokens_per_sample", "words", "html", "html_tokens")),
+    **{"batch_size": 8, "min_count": 10, "top": 15},
+}
+
+
+def refuse_text(arguments: argparse.Namespace) -> None:
+    """ValueError for options about text beside --images."""
+    given = [f"--{name.replace('_', '-')}" for name, value in TEXT_OPTIONS.items() if getattr(arguments, name) != value]
+    if given:
+        raise ValueError(f"{', '.join(given)}: about text, and --images is about pictures; leave one of them out")
+
+
 def check(arguments: argparse.Namespace) -> None:
-    """ValueError for options that can't be."""
+    """ValueError for options that can't be; the two paths get their names."""
+    if len(arguments.paths) != 2:
+        raise ValueError(
+            f"{len(arguments.paths)} paths: expected one CHECKPOINT and DATA; several checkpoints go with --images"
+        )
+    if arguments.labels:
+        raise ValueError("--labels has no effect without --images")
+    arguments.checkpoint, arguments.data = arguments.paths
     check_text(arguments, "min_count", "top", "html_tokens")
     if arguments.html_tokens is not None and arguments.html is None:
         raise ValueError(f"--html-tokens {arguments.html_tokens} has no effect without --html FILE")

@@ -11,6 +11,11 @@ from fairseq_mhmoe.evaluation.loading import Loaded, load_checkpoint
 def add_text_arguments(parser: argparse.ArgumentParser) -> None:
     """DATA and the options that say what is read, how much of it, and on what."""
     parser.add_argument("data", type=Path, metavar="DATA", help="prepared folder with dictionary, tokenizer and text")
+    add_reading_arguments(parser)
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options without DATA."""
     parser.add_argument("--split", help="of the data, or of one source: de/test (default: valid)")
     parser.add_argument("--sources", help="comma-separated sources of the data to read (default: all)")
     parser.add_argument("--text", type=Path, metavar="FILE", help="raw text instead of a split, each line a document")

@@ -1,5 +1,6 @@
 """A checkpoint as a model that can be asked: with its task, its dictionary and its tokenizer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ class Loaded:
     task: Any  # of the checkpoint, reading the folder `data`
     cfg: Any  # the checkpoint's configuration (model, task, ...)
     data: Path  # prepared folder
+    updates: int | None = None  # of the training so far; None where the file does not tell
 
     @property
     def dictionary(self) -> Dictionary:
@@ -36,12 +38,22 @@ class Loaded:
         return next(self.model.parameters()).device
 
     @property
+    def multimodal(self) -> bool:
+        """Whether the model reads images too; else it is a language model."""
+        return kind_of(self.cfg) == "multimodal"
+
+    @property
     def longest(self) -> int:
         """Most tokens that the model takes at once."""
         return int(self.model.max_positions())
 
-    def moe_layers(self) -> list[tuple[int, MoELayer]]:
-        """(number of the block, its MoE layer), in order; empty for a dense model."""
+    def moe_layers(self) -> list[tuple[int | str, MoELayer]]:
+        """(number of the block, its MoE layer), in order; empty for a dense model.
+
+        Where images and text have separate experts, (label such as "3_image", the experts of that modality).
+        """
+        if self.multimodal:
+            return self.model.moe_layers()
         blocks = enumerate(self.model.decoder.layers)
         return [(number, block.moe_layer) for number, block in blocks if block.is_moe]
 
@@ -57,19 +69,33 @@ class Loaded:
         return found
 
 
+KINDS = {"language": "language model", "multimodal": "multimodal model"}
+EMBEDDINGS = {"language": "decoder.embed_tokens.weight", "multimodal": "beit3.text_embed.weight"}
+
+
+def kind_of(cfg: Any) -> str | None:
+    """What a checkpoint's configuration is of: a key of KINDS; None for models that are not ours."""
+    model = getattr(cfg, "model", None)
+    if getattr(model, "_name", None) is None or not hasattr(model, "moe_freq"):
+        return None
+    return "multimodal" if hasattr(model, "moe_modality") else "language"
+
+
 def load_checkpoint(
     checkpoint: str | Path,
     data: str | Path | None = None,
     device: str | torch.device | None = None,
     task_changes: dict[str, Any] | None = None,
+    kinds: Sequence[str] = ("language",),
 ) -> Loaded:
-    """Load a language model of this package, written by any number of ranks, into one process.
+    """Load a model of this package, written by any number of ranks, into one process.
 
     Args:
         checkpoint: the .pt file.
         data: prepared folder with dictionary and tokenizer; None takes the one that the checkpoint names.
         device: where to put the model; None: the GPU if there is one.
         task_changes: options of the task that are to differ from the checkpoint's, by name; None is unset.
+        kinds: keys of KINDS, of the models that are expected.
     Raises:
         ValueError: no such checkpoint or folder, the checkpoint holds another kind of model or was trained with another
             dictionary, or its task has no such option.
@@ -79,8 +105,13 @@ def load_checkpoint(
         raise ValueError(f"no checkpoint {path}; expected a file such as checkpoint_best.pt")
     state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
     cfg = state["cfg"]
-    if cfg is None or getattr(cfg.model, "_name", None) is None or not hasattr(cfg.model, "moe_freq"):
-        raise ValueError(f"{path} holds no language model of fairseq_mhmoe; expected one that --arch of ours trained")
+    kind = kind_of(cfg)
+    if kind not in kinds:
+        expected = " or ".join(KINDS[each] for each in kinds)
+        found = f"; it is a {KINDS[kind]}" if kind else ""
+        raise ValueError(
+            f"{path} holds no {expected} of fairseq_mhmoe; expected one that --arch of ours trained{found}"
+        )
     folder = Path(data if data is not None else utils.split_paths(cfg.task.data)[0])
     if not folder.is_dir():
         raise ValueError(f"no data folder {folder}; name the prepared folder that the model was trained on")
@@ -93,7 +124,7 @@ def load_checkpoint(
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{path} was trained with task {cfg.task._name}, which has no {option} {value}")
     task = tasks.setup_task(cfg.task)
-    trained, there = len(state["model"]["decoder.embed_tokens.weight"]), len(task.source_dictionary)
+    trained, there = len(state["model"][EMBEDDINGS[kind]]), len(task.source_dictionary)
     if trained != there:
         raise ValueError(
             f"{path} was trained with a dictionary of {trained} symbols, the one of {folder} has {there}; name the "
@@ -102,4 +133,5 @@ def load_checkpoint(
     [model], _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], task=task, state=state)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Loaded(path, model.to(device).eval(), task, cfg, folder)
+    history = state.get("optimizer_history") or [{}]
+    return Loaded(path, model.to(device).eval(), task, cfg, folder, history[-1].get("num_updates"))

@@ -15,7 +15,7 @@ from fairseq_mhmoe.moe.selection import Selection
 class LayerRouting:
     """What one MoE layer decided in one forward pass. An expert number of N means: nowhere."""
 
-    block: int  # number of the block in the model
+    block: int | str  # number of the block in the model, with a modality where it has its own experts
     wanted: Tensor  # [B, T, H, K] experts chosen, before capacity dropped any; N for pads
     experts: Tensor  # [B, T, H, K] wanted less those that were dropped
     probs: Tensor  # [B, T, H, N] gate before top-k, float32
