@@ -13,6 +13,7 @@ splits use the same ones.
 import argparse
 import hashlib
 import json
+import os
 import random
 import sys
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from datatrove.utils.logging import logger
 
-from data_prep.demo_english import INFO, find_dump
+from data_prep.demo_english import find_dump
 from data_prep.demo_multimodal_drawing import Draughtsman, png
 from data_prep.demo_multimodal_emoji import LANGUAGES, find_font, read_emoji
 from data_prep.demo_multimodal_folders import prepare_images, prepare_text, write_tar
@@ -123,9 +124,9 @@ def make(output: Path, cache: Path, amounts: Amounts, languages: tuple[str, ...]
         copy(output / "text" / name, output / name)
     counts = {name: prepare_images(output / name, raw, name, output / "text", workers) for name in ("pairs", "images")}
     counts |= write_indexes(output, makers)
-    prior = answer_prior(makers.easy)
-    found = {"fingerprint": fingerprint, **settings, "emoji": len(makers.emoji), "counts": counts, "answer_prior": prior}
-    found["text_source"] = asdict(INFO["wikipedia"])
+    found = {"fingerprint": fingerprint, **settings, "emoji": len(makers.emoji), "counts": counts}
+    found["answer_prior"] = answer_prior(makers.easy)
+    os.sync()  # thousands of small pictures, and then the file that says that they are there
     write_text(done, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
 

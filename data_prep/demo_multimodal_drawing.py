@@ -50,7 +50,9 @@ class Draughtsman:
         else:
             along = np.zeros(side, np.float32)
         pixels = first + (last - first) * along[:, None]
-        pixels = np.repeat(pixels[:, None] if background.angle else pixels[None], side, axis=1 if background.angle else 0)
+        pixels = np.repeat(
+            pixels[:, None] if background.angle else pixels[None], side, axis=1 if background.angle else 0
+        )
         if background.kind == "noise":
             noise = np.random.default_rng(rng.randrange(1 << 30)).normal(0, NOISE, (side // 2, side // 2, 1))
             pixels = pixels + noise.repeat(2, 0).repeat(2, 1)

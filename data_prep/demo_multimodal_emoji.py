@@ -54,9 +54,8 @@ def read_emoji(cache: Path, languages: tuple[str, ...] = ("en",)) -> list[Emoji]
     files = {Path(path).stem: content for path, content in read_members(download_wheel(EMOJI, cache), NAMES_IN_WHEEL)}
     try:
         entries = json.loads(files["emoji"])
-        names = {
-            language: json.loads(files[f"emoji_{language}"]) for language in dict.fromkeys(languages) if language != "en"
-        }
+        others = [language for language in dict.fromkeys(languages) if language != "en"]
+        names = {language: json.loads(files[f"emoji_{language}"]) for language in others}
     except (KeyError, ValueError) as error:
         raise FetchError(f"{EMOJI} has no readable names ({error}); fetch the package anew") from None
     found: dict[str, Emoji] = {}
@@ -65,15 +64,15 @@ def read_emoji(cache: Path, languages: tuple[str, ...] = ("en",)) -> list[Emoji]
         if entry["status"] != FULLY_QUALIFIED or not PLAIN_NAME.fullmatch(name) or LOOK_ALIKE.search(name):
             continue
         if _plain(characters) in drawn and name not in found:
-            others = {lang: readable(table[characters]) for lang, table in names.items() if characters in table}
-            found[name] = Emoji(characters, {"en": name, **others})
+            translated = {lang: readable(table[characters]) for lang, table in names.items() if characters in table}
+            found[name] = Emoji(characters, {"en": name, **translated})
     if not found:
         raise FetchError(f"{EMOJI} and {OPENMOJI} have no emoji in common; fetch the packages anew")
     return list(found.values())
 
 
 def readable(name: str) -> str:
-    """":red_heart:" -> "red heart"."""
+    """ ":red_heart:" -> "red heart"."""
     return name.strip(":").replace("_", " ")
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from data_prep.demo_multimodal_drawing import Draughtsman, png
 from data_prep.demo_multimodal_photos import EasyVQA, Question
 from data_prep.demo_multimodal_scenes import COLOURS, Background, Scene, Scenes, Thing, article, captions
-from data_prep.files import replacing, write_text
+from data_prep.files import write_text
+from data_prep.recipe import SPLITS
 
-# fairseq's names of splits -> those of BEiT-3's index files
-INDEX_SPLITS = {"train": "train", "valid": "val", "test": "test"}
+FEW = (500, 2000, 8000)  # sizes of small training sets: vqa.train-500.jsonl, ...
 
 
 def write_lines(path: Path, records: Iterable[dict]) -> int:
@@ -22,21 +22,22 @@ def write_lines(path: Path, records: Iterable[dict]) -> int:
     return len(lines)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a small file atomically."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+def write_picture(path: Path, content: bytes) -> None:
+    """Write one of thousands of small files; not flushed to the disk one by one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def write_vqa(folder: Path, easy: EasyVQA) -> dict[str, int]:
-    """vqa.{train,val,test}.jsonl, answer2label.txt and the images; returns the number of questions of each split.
+    """vqa.{train,valid,test}.jsonl, answer2label.txt and the images; returns the number of questions of each split.
 
     An answer that the people who were asked agree on has score 1.
     """
     for path, content in easy.images.items():
-        write_file(folder / path, content)
+        write_picture(folder / path, content)
     counts = Counter(question.answer for question in easy.questions if question.split == "train")
-    labels = {answer: label for label, (answer, _) in enumerate(sorted(counts.items(), key=lambda item: (-item[1], item)))}
+    answers = sorted(counts, key=lambda answer: (-counts[answer], answer))
+    labels = {answer: label for label, answer in enumerate(answers)}
     write_lines(folder / "answer2label.txt", ({"answer": answer, "label": label} for answer, label in labels.items()))
 
     def record(question: Question) -> dict:
@@ -49,10 +50,11 @@ def write_vqa(folder: Path, easy: EasyVQA) -> dict[str, int]:
             "qid": question.number,
         }
 
-    return {
-        split: write_lines(folder / f"vqa.{name}.jsonl", (record(q) for q in easy.questions if q.split == split))
-        for split, name in INDEX_SPLITS.items()
-    }
+    records = {split: [record(q) for q in easy.questions if q.split == split] for split in SPLITS}
+    for count in FEW:
+        chosen = random.Random(f"vqa {count}").sample(records["train"], min(count, len(records["train"])))
+        write_lines(folder / f"vqa.train-{count}.jsonl", chosen)
+    return {split: write_lines(folder / f"vqa.{split}.jsonl", found) for split, found in records.items()}
 
 
 def answer_prior(easy: EasyVQA) -> dict[str, float]:
@@ -79,9 +81,9 @@ def write_captions(folder: Path, split: str, scenes: Sequence[Scene], draughtsma
     records = []
     for number, scene in enumerate(scenes):
         path = f"drawn/captions-{split}/{number}.png"
-        write_file(folder / path, png(draughtsman.draw(scene)))
+        write_picture(folder / path, png(draughtsman.draw(scene)))
         records += [{"image_path": path, "text_segment": text, "image_id": number} for text in captions(scene)]
-    return write_lines(folder / f"captions.{INDEX_SPLITS[split]}.jsonl", records)
+    return write_lines(folder / f"captions.{split}.jsonl", records)
 
 
 def write_statements(folder: Path, split: str, count: int, scenes: Scenes, draughtsman: Draughtsman) -> int:
@@ -91,12 +93,12 @@ def write_statements(folder: Path, split: str, count: int, scenes: Scenes, draug
         text, pair = statement(scenes, KINDS[number // 2 % len(KINDS)], number % 2 == 0)
         paths = [f"drawn/nlvr2-{split}/{number}-{side}.png" for side in ("left", "right")]
         for path, scene in zip(paths, pair, strict=True):
-            write_file(folder / path, png(draughtsman.draw(scene)))
+            write_picture(folder / path, png(draughtsman.draw(scene)))
         records.append(
             {"image_path": paths[0], "image2_path": paths[1], "text_segment": text, "label": int(number % 2 == 0)}
         )
     scenes.rng.shuffle(records)
-    return write_lines(folder / f"nlvr2.{INDEX_SPLITS[split]}.jsonl", records)
+    return write_lines(folder / f"nlvr2.{split}.jsonl", records)
 
 
 KINDS = ("both", "side", "background", "same colour", "one each")

@@ -100,7 +100,9 @@ def read_easy_vqa(cache: Path) -> EasyVQA:
     wheel = download_wheel(EASY_VQA, cache)
     images, splits, questions = {}, {}, []
     for half in ("train", "test"):
-        files = {Path(path).stem: content for path, content in read_members(wheel, f"easy_vqa/data/{half}/images/*.png")}
+        files = {
+            Path(path).stem: content for path, content in read_members(wheel, f"easy_vqa/data/{half}/images/*.png")
+        }
         for name in sorted(files, key=int):
             path = f"easy-vqa/{half}/{name}.png"
             images[path] = files[name]

@@ -4,6 +4,7 @@ A scene is a plan: `demo_multimodal_drawing` makes the picture of it, and the ca
 """
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -69,8 +70,9 @@ class Scene:
 
 
 def article(noun: str) -> str:
-    """ "dog" -> "a dog", "apple" -> "an apple", "grapes" -> "grapes"."""
-    if noun.endswith("s") and not noun.endswith(("ss", "us")):
+    """ "dog" -> "a dog", "apple" -> "an apple", "grapes" -> "grapes", "face with tears" -> "a face with tears"."""
+    head = re.split(" with | of | in | on ", noun)[0]
+    if head.endswith("s") and not head.endswith(("ss", "us")):
         return noun
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
