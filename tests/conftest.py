@@ -131,6 +131,14 @@ def tiny_data_dir(tmp_path_factory, prepare_dump, write_articles):
     return folder
 
 
+@pytest.fixture(scope="session")
+def multimodal_data_dir(tmp_path_factory, tiny_data_dir):
+    """DATA of multimodal tasks, not to be written to: 23 + 5 pairs, 17 + 3 images, text, a tokenizer of 24 codes."""
+    from .multimodal_data import write_multimodal_data
+
+    return write_multimodal_data(tmp_path_factory.mktemp("multimodal") / "data", tiny_data_dir)
+
+
 # Options of the checkpoints that tests look into: width 24, 2 blocks.
 TINY_MODELS = {
     "dense": ["--arch", "dense_lm_tiny"],
