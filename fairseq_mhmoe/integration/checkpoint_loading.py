@@ -106,6 +106,7 @@ def load_into_trainer(original, trainer, filename, *args, **kwargs):
     """
     model, cfg = trainer.get_model(), trainer.cfg.checkpoint
     group = parallel.group_of(model)
+    starts_anew = args[0] if args else kwargs.get("reset_optimizer", False)
 
     def read(state, path, reference):
         if group.size == 1:
@@ -114,9 +115,10 @@ def load_into_trainer(original, trainer, filename, *args, **kwargs):
             order = [name for name, _ in contents.trained_parameters(trainer)]
             state = read_rows(state, path, reference, group, contents.expert_names(model), order)
         resume.fit_to(state, trainer)
+        if not starts_anew:
+            resume.check_task(state, trainer.task)
         return state
 
-    starts_anew = args[0] if args else kwargs.get("reset_optimizer", False)
     on_all_ranks = cfg.load_checkpoint_on_all_dp_ranks
     cfg.load_checkpoint_on_all_dp_ranks = on_all_ranks or group.size > 1
     try:

@@ -79,6 +79,18 @@ def fit_to(state, trainer):
         logger.warning("the average of weights (EMA) in the checkpoint is left out: give --store-ema to continue it")
 
 
+def check_task(state, task):
+    """Lets a task that can tell whether a training may go on with it look at what the checkpoint says of it.
+
+    Stock code saves the state of a task and shows it to programs that evaluate, but not to a training.
+
+    Raises:
+        ValueError: from the task.
+    """
+    if hasattr(task, "check_state"):
+        task.check_state(state.get("task_state") or {})
+
+
 def fit_position(state, processes):
     """Converts the position within an epoch from batches per process then to batches per process now.
 

@@ -123,8 +123,12 @@ class MaskedMultimodalTask(FairseqTask):
         return tokenizer
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take over the state in a checkpoint; ValueError when it was trained with another visual tokenizer."""
-        before, now = state_dict.get("image_tokenizer"), self.state_dict().get("image_tokenizer")
+        """Look at the state in a checkpoint, of which nothing is taken over; ValueError as `check_state`."""
+        self.check_state(state_dict)
+
+    def check_state(self, state: dict) -> None:
+        """ValueError when the training that left this state had another visual tokenizer."""
+        before, now = state.get("image_tokenizer"), self.state_dict().get("image_tokenizer")
         if None not in (before, now) and before != now:
             raise ValueError(
                 f"the checkpoint was trained with another visual tokenizer (hash {before[:12]}, now {now[:12]}), whose "
