@@ -12,12 +12,15 @@ def vqa_accuracy(answer: str, people: list[str]) -> float:
     Args:
         people: what (ten) people answered. Where they all agree nothing is normalised, as in the official program.
     """
-    people = [" ".join(each.replace("\n", " ").replace("\t", " ").split(" ")).strip() for each in people]
-    answer = answer.replace("\n", " ").replace("\t", " ").strip()
+    people, answer = [_one_line(each) for each in people], _one_line(answer)
     if len(set(people)) > 1:
         answer, people = normalize_answer(answer), [normalize_answer(each) for each in people]
-    equal = [each.lower() == answer.lower() for each in people]
+    equal = [each == answer for each in people]
     return sum(min(1.0, (sum(equal) - own) / 3) for own in equal) / len(equal)
+
+
+def _one_line(answer: str) -> str:
+    return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def vqa_scores(answers: Mapping[int, str], annotations: Mapping[int, dict]) -> dict:
