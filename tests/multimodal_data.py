@@ -34,7 +34,7 @@ def caption(number: int) -> str:
 def write_multimodal_data(folder: Path, text_folder: Path, patch_size: int = 8, num_codes: int = 24) -> Path:
     """DATA with pairs and images as SPLITS says, and the prepared text folder behind a link; returns DATA."""
     from data_prep.images.pack import write_folder
-    from fairseq_mhmoe.vision import PatchVQ, PatchVQConfig, save_tokenizer
+    from fairseq_mhmoe.vision import save_tokenizer
 
     folder.mkdir(parents=True)
     (folder / "text").symlink_to(text_folder, target_is_directory=True)
@@ -48,8 +48,21 @@ def write_multimodal_data(folder: Path, text_folder: Path, patch_size: int = 8, 
         number += of_images
     write_folder(folder / "pairs", pairs, text_folder)
     write_folder(folder / "images", images)
+    save_tokenizer(make_tokenizer(patch_size, num_codes), folder / "image_tokenizer.pt")
+    return folder
+
+
+def make_tokenizer(patch_size: int, num_codes: int):
+    """A tokenizer that is not trained; its codes are patches of pictures, so that other patches differ in theirs."""
+    from PIL import Image
+
+    from fairseq_mhmoe.vision import PatchVQ, PatchVQConfig
+
     with torch.random.fork_rng():
         torch.manual_seed(1)
         tokenizer = PatchVQ(PatchVQConfig(patch_size=patch_size, num_codes=num_codes, width=16)).freeze()
-    save_tokenizer(tokenizer, folder / "image_tokenizer.pt")
-    return folder
+        pictures = [Image.open(io.BytesIO(draw(number))).resize((4 * patch_size,) * 2) for number in range(num_codes)]
+        pixels = torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures])
+        features = tokenizer.features(pixels / 127.5 - 1).flatten(0, 2)
+        tokenizer.codebook().copy_(features[torch.randperm(len(features))[:num_codes]])
+    return tokenizer

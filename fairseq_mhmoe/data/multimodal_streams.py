@@ -132,7 +132,8 @@ def batches_per_epoch(streams: Mapping[str, Passes | InOrder], batch_sizes: Mapp
 class StreamsIterator(EpochBatchIterator):
     """fairseq's iterator over epochs, which hold one pass over the stream that needs most batches.
 
-    The other streams go on in an epoch where they stopped in the one before.
+    The other streams go on in an epoch where they stopped in the one before. Of a dataset that is not for training
+    every epoch is the same.
 
     Args:
         dataset: a MultimodalDataset. streams, batch_sizes: as of Batches. options: of EpochBatchIterator.
@@ -151,7 +152,7 @@ class StreamsIterator(EpochBatchIterator):
         return self._batches_of(self.epoch)
 
     def _batches_of(self, epoch: int) -> Batches:
-        first = (epoch - 1) * self._per_epoch
+        first = (epoch - 1) * self._per_epoch if self.dataset.training else 0
         return Batches(self._streams, self._sizes, range(first, first + self._per_epoch))
 
     def ordered_batches(self, epoch, fix_batches_to_gpus, shuffle) -> Batches:
