@@ -37,7 +37,7 @@ class TrainingConfig:
         seed: of everything.
     """
 
-    steps: int = 2000
+    steps: int = 1000
     batch_size: int = 32
     lr: float = 2e-3
     commitment: float = 0.25
