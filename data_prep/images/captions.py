@@ -71,9 +71,7 @@ class CaptionEncoder:
         lines = self.dictionary.read_text(encoding="utf-8").split("\n")
         symbols = [line.rpartition(" ")[0] for line in lines if line]
         if symbols[: len(self.tokenizer.symbols)] != list(self.tokenizer.symbols):
-            raise ValueError(
-                f"{self.dictionary} is not the dictionary of {found[0]}; take both from one prepared folder"
-            )
+            raise ValueError(f"{self.dictionary} is not the dictionary of {found[0]}; take both from one folder")
         # what fairseq's Dictionary will count
         self.size = len(FAIRSEQ_SPECIALS) + len(symbols)
 

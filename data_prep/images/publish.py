@@ -23,7 +23,8 @@ from fairseq_mhmoe.data.image_shards import CAPTION_PARTS, FORMAT, IMAGE, IMAGE_
 # the manifest that a new one will replace
 REPLACED = ".replaced.json"
 INDEX_FILE = re.compile(rf"({'|'.join(SPLITS)})\.({'|'.join((*IMAGE_PARTS, *CAPTION_PARTS))})\.npy")
-# records of an image that another split has too; the later split of these keeps it
+# a reason for rejection, and which split keeps an image that several have
+IN_ANOTHER_SPLIT = "in_another_split"
 PRIORITY = ("test", "valid", "train")
 
 
@@ -80,7 +81,7 @@ def publish(
             of_source = counts[source]["splits"].setdefault(split, Counter())
             of_source.update({key: here[key] for key in ("images", "records", "tokens")})
             if dropped := others.dropped(arrays, number, bool(encoder)):
-                counts[source]["rejected"].update({f"in_other_split_than_{split}": dropped})
+                counts[source]["rejected"].update({IN_ANOTHER_SPLIT: dropped})
     _check_totals(output, totals, counts)
     dtype = token_dtype(encoder.size) if encoder else None
     written = {}

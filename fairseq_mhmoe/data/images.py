@@ -92,10 +92,12 @@ def check_image(content: bytes, limits: ImageLimits = DEFAULT) -> tuple[int, int
 @lru_cache(maxsize=1)
 def _pillow():
     """Pillow, without its warnings about pictures that are checked here; imported when the first picture is."""
+    import logging
     import warnings
 
     from PIL import Image
 
+    logging.getLogger("PIL").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
     return Image
