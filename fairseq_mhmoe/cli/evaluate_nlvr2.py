@@ -2,8 +2,8 @@
 
     python -m fairseq_mhmoe.cli.evaluate_nlvr2 runs/nlvr2/checkpoint_best.pt data/nlvr2 --split test --output runs/nlvr2
 
-writes nlvr2_test_predictions.csv (lines "test1-0-0-0,True") and nlvr2_test_scores.json: accuracy, and consistency (share
-of sentences that are right for all of their pairs of images), where the index has labels.
+writes nlvr2_test_predictions.csv (lines "test1-0-0-0,True") and nlvr2_test_scores.json: accuracy, and consistency (the
+share of sentences that are right for all of their pairs of images), where the index has labels.
 """
 
 import argparse

@@ -35,6 +35,8 @@ class FinetuningLoss(FairseqCriterion):
         logits, extra = model(**sample["net_input"])
         nll, score = self.example_sums(logits.float(), sample["targets"])
         rows = sample["nsentences"]
+        if rows == 0:  # a blank batch takes part in the exchanges only, see integration/empty_batches.py
+            nll, score = nll * 0, score * 0
         logging_output = {
             "task_loss": nll.detach(),
             "score": score,
@@ -51,6 +53,8 @@ class FinetuningLoss(FairseqCriterion):
     def reduce_metrics(cls, logging_outputs):
         """Makes ratios of the sums: losses in nats per example, the figure in percent, the routing."""
         rows = total(logging_outputs, "sample_size")
+        if rows == 0:
+            return
         for key in ("loss", "task_loss"):
             metrics.log_scalar(key, total(logging_outputs, key) / rows, rows, round=4)
         metrics.log_scalar(cls.FIGURE, 100 * total(logging_outputs, "score") / rows, rows, round=2)

@@ -5,7 +5,8 @@ batch would be routed and counted, and it takes the rank's real batches of the s
 divisor and out of the log. A batch of nothing but pads has no loss, no gradient, no tokens and no statistics by itself;
 criteria of fairseq still count its rows as sentences, which --sentence-avg would divide by.
 
-A blank batch of images, texts and pairs has one row of each stream, which the model takes for nothing but padding.
+A blank batch of images, texts and pairs has one row of each stream, which the model takes for nothing but padding; one
+of examples to be classified has the rows of one example, and their criterion knows it by its number of sentences, 0.
 """
 
 import torch
@@ -49,9 +50,14 @@ def is_multimodal(sample):
     return isinstance(sample, dict) and "streams" in sample and "net_input" in sample and "targets" in sample
 
 
+def is_examples(sample):
+    """Whether this is a batch of examples that a head of a multimodal model classifies."""
+    return isinstance(sample, dict) and "pair" in sample.get("net_input", {}) and "head" in sample["net_input"]
+
+
 def is_known(sample):
     """Whether a batch has a form of which a blank one can be made."""
-    return is_text(sample) or is_multimodal(sample)
+    return is_text(sample) or is_multimodal(sample) or is_examples(sample)
 
 
 def blank_batch(sample, pad):
@@ -63,6 +69,8 @@ def blank_batch(sample, pad):
     """
     if is_multimodal(sample):
         return blank_streams(sample, pad)
+    if is_examples(sample):
+        return blank_example(sample, pad)
     net_input = dict(sample["net_input"])
     net_input["src_tokens"] = torch.full_like(net_input["src_tokens"], pad)
     if "src_lengths" in net_input:
@@ -88,8 +96,17 @@ def blank_streams(sample, pad):
     }
 
 
-def blank_stream(stream, pad):
-    """One row of a stream's inputs: a black image without masks, pads for text, no positions."""
+def blank_example(sample, pad):
+    """A batch of one example, whose rows are nothing but padding, that counts as none."""
+    pair = sample["net_input"]["pair"]
+    rows = len(pair["images"]) // max(sample["nsentences"], 1)
+    net_input = {**sample["net_input"], "pair": blank_stream(pair, pad, rows)}
+    targets = sample["targets"][:1]
+    return {**sample, "id": sample["id"][:1], "nsentences": 0, "ntokens": 0, "net_input": net_input, "targets": targets}
+
+
+def blank_stream(stream, pad, rows=1):
+    """Some rows of a stream's inputs: black images without masks, pads for text, no positions."""
     blank = {**stream, "blank": True}
     for name, value in stream.items():
         if not torch.is_tensor(value):
@@ -97,5 +114,5 @@ def blank_stream(stream, pad):
         if name.endswith("_positions"):
             blank[name] = value[:0]
         else:
-            blank[name] = torch.full_like(value[:1], pad if name == "tokens" else 0)
+            blank[name] = torch.full_like(value[:rows], pad if name == "tokens" else 0)
     return blank
