@@ -10,6 +10,7 @@ from fairseq_cli import eval_lm, generate, hydra_train, interactive, train, vali
 from torch.utils import tensorboard  # noqa: F401
 
 import fairseq_mhmoe  # noqa: F401
+import fairseq_mhmoe.models.multimodal_encoder  # noqa: F401  (what multimodal models import when they are built)
 
 # hydra's parsers keep what they have found out about their grammars
 words = ["data", "--task", "language_modeling", "--path", "checkpoint.pt"]

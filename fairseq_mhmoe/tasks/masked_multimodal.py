@@ -210,7 +210,8 @@ class MaskedMultimodalTask(FairseqTask):
 
     def valid_step(self, sample, model, criterion):
         """fairseq's validation step, with the codes of masked patches as targets."""
-        self.add_codes(sample)
+        if sample:  # fairseq-validate has none where a rank has no batch
+            self.add_codes(sample)
         return super().valid_step(sample, model, criterion)
 
     @torch.no_grad()
