@@ -19,6 +19,7 @@ from fairseq_mhmoe.data.text import SentencePieceText
 
 MOST_BAD = 0.05  # share of lines that may be left out
 SHOWN = 5  # reasons in the log
+MASK = "<mask>"  # the last symbol of a multimodal task's dictionary, which no text has
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ class RecordText:
             if not text.strip():
                 raise ValueError("the text is empty")
             return
-        first, last = self._dictionary.unk(), len(self._dictionary) - 1
+        first, last = self._dictionary.unk(), len(self._dictionary) - 1 - (MASK in self._dictionary)
         wrong = [token for token in text if type(token) is not int or not first <= token <= last]
         if wrong:
             raise ValueError(f"token {wrong[0]!r} is not in the dictionary; expected numbers from {first} to {last}")

@@ -11,10 +11,9 @@ from fairseq_mhmoe.data.batches import MixtureIterator, forget_itself
 from fairseq_mhmoe.data.checks import load_dictionary
 from fairseq_mhmoe.data.finetuning_examples import Examples, Images
 from fairseq_mhmoe.data.image_transforms import ImageTransform
-from fairseq_mhmoe.data.index_files import IndexFiles, RecordText, image_file
+from fairseq_mhmoe.data.index_files import MASK, IndexFiles, RecordText, image_file
 from fairseq_mhmoe.tasks.finetuning_options import check_options
 
-MASK = "<mask>"
 SPM_MODEL = "spm.model"
 
 logger = logging.getLogger(__name__)
