@@ -90,6 +90,8 @@ class Captions(Examples):
         batch["net_input"] = {"pair": pair}
         batch["ntokens"] = len(batch["targets"])
         batch["targets"] = {"pair": {"text": batch["targets"]}}
+        # as in pre-training, so that a rank without data can make a blank batch of it
+        batch["streams"] = {"pair": {"rows": len(samples), "image_masked": 0, "text_masked": batch["ntokens"]}}
         return batch
 
 
