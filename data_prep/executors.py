@@ -122,7 +122,8 @@ def _run_here(stages: Sequence[Stage], logs: Path, make: Callable, executor: Exe
 
 def _local_stage(stage: Stage, logs: Path, executor: Executor) -> PipelineExecutor:
     # the server that forks the tasks imports fairseq once, instead of each task for itself
-    multiprocess.get_context("forkserver").set_forkserver_preload(["data_prep.stages"])
+    modules = {"data_prep.stages", *(type(step).__module__ for step in stage.steps)}
+    multiprocess.get_context("forkserver").set_forkserver_preload(sorted(modules))
     workers = min(stage.tasks, executor.workers or os.cpu_count() or 1)
     return LocalExecutor(
         list(stage.steps),

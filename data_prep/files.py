@@ -1,5 +1,6 @@
 """Files that appear complete or not at all, and their hashes."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -48,3 +49,16 @@ def copy(source: Path, target: Path) -> None:
     """Copy a file's content atomically."""
     with replacing(target) as temporary:
         shutil.copyfile(source, temporary)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold FOLDER/lock, folder being the `work` of an output; RuntimeError when another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            # not flock: datatrove's helper processes would inherit that and keep it after a kill
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise RuntimeError(f"another process prepares {folder.parent}; wait for it, or stop it") from None
+        yield

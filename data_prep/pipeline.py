@@ -4,11 +4,8 @@ OUTPUT/work/<fingerprint of inputs and settings>/ holds each stage's result and 
 Every input file is one task and one shard, so the result doesn't depend on how the work was spread.
 """
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +13,7 @@ from pathlib import Path
 from datatrove.utils.logging import logger
 
 from data_prep.executors import Executor, run_stages
+from data_prep.files import locked
 from data_prep.formats import FORMATS
 from data_prep.manifest import read_complete
 from data_prep.recipe import InputFile, Recipe, Settings
@@ -60,7 +58,7 @@ def prepare(recipe: Recipe, settings: Settings, output: Path, executor: Executor
         logger.info(f"{output} is complete")
         return manifest
     work = output / "work" / early[:16]
-    with _locked(output / "work"):
+    with locked(output / "work"):
         path = save_tokenizer(tokenizer, work) if tokenizer else None
         # tasks on other machines, or in another folder, must find the files
         located = replace(recipe, inputs=tuple(replace(file, path=file.path.absolute()) for file in recipe.inputs))
@@ -123,15 +121,3 @@ def _summarize(manifest: dict, seconds: dict[str, float]) -> None:
             for what, amount, unit in amounts.get(stage, ())
         ]
         logger.info("; ".join([f"stage {stage}: {duration:.1f} s", *rates]))
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        try:
-            # not flock: datatrove's helper processes would inherit that and keep it after a kill
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise RuntimeError(f"another process prepares {folder.parent}; wait for it, or stop it") from None
-        yield

@@ -16,6 +16,8 @@ from data_prep.recipe import SPLITS, SourceInfo
 
 # name, encoded file, and one caption, several, or None
 Record = tuple[str, bytes, object]
+# also: why there is no file; split, or None
+PackedRecord = tuple[str, "bytes | Exception", object, "str | None"]
 
 
 def write_folder(
@@ -48,7 +50,7 @@ def write_folder(
         iterator, number = iter(records), 0
         while part := list(islice(iterator, settings.images_per_tar)):
             file = f"{split}-{number:05d}.tar"
-            index = pack_tar(output / source / file, _checked(part, encoder), settings, encoder, split)
+            index = pack_tar(output / source / file, _checked(part, encoder, split), settings, encoder)
             path = output / "work" / f"{source}-{file}.idx"
             index.save(path, output / "rejected" / source / f"{file}.jsonl")
             indexes.append((source, path))
@@ -63,20 +65,16 @@ def write_folder(
 
 
 def pack_tar(
-    path: Path,
-    records: Iterable[Record],
-    settings: ImageSettings,
-    encoder: CaptionEncoder | None,
-    split: str | None = None,
+    path: Path, records: Iterable[PackedRecord], settings: ImageSettings, encoder: CaptionEncoder | None
 ) -> ShardIndex:
     """Write the good images of some records into a tar, with the captions as JSON beside each, and index it.
 
-    A record whose image is an exception (as BadImage) is counted as rejected for that reason.
+    A record whose image is an exception (as Unusable) is counted as rejected for that reason.
     """
     builder = IndexBuilder(settings, encoder)
     with replacing(path) as temporary:
         with TarWriter(temporary) as tar:
-            for name, content, captions in records:
+            for name, content, captions, split in records:
                 captions = [] if captions is None else captions if isinstance(captions, (list, tuple)) else [captions]
                 if isinstance(content, Exception):
                     builder.reject(name, str(content), max(1, len(captions)))
@@ -93,8 +91,8 @@ def pack_tar(
     return builder.finish(tar=described)
 
 
-def _checked(records: list[Record], encoder: CaptionEncoder | None) -> Iterator[Record]:
+def _checked(records: list[Record], encoder: CaptionEncoder | None, split: str) -> Iterator[PackedRecord]:
     for name, content, captions in records:
         if encoder is None and captions is not None:
             raise ValueError(f"{name} has a caption, but no dictionary encodes captions; give dictionary_folder")
-        yield name, content, captions
+        yield name, content, captions, split

@@ -13,7 +13,7 @@ BLOCK = 512
 ZEROS = bytes(BLOCK)
 # names and pax records beyond this are no names
 MAX_HEADER = 1 << 20
-REGULAR = b"\007"
+REGULAR = (0x00, ord("0"), ord("7"))
 FOLDER, LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL = b"5LKxg"
 # links, devices and pipes have no content of their own
 EMPTY_TYPES = b"12346"
