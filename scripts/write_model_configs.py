@@ -1,4 +1,5 @@
-"""Writes configs/model/<preset>.yaml for every preset of fairseq_mhmoe/models/architectures.py.
+"""Writes configs/model/<preset>.yaml for every preset of fairseq_mhmoe/models/architectures.py and of its multimodal
+neighbour.
 
 Hydra knows nothing of fairseq's architecture functions, so each preset is also a file. Run it after changing the table:
 
@@ -10,9 +11,10 @@ from pathlib import Path
 import yaml
 
 from fairseq_mhmoe.models.architectures import ARCHITECTURES
+from fairseq_mhmoe.models.multimodal_architectures import MULTIMODAL_ARCHITECTURES
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "model"
-HEADER = "# Written by scripts/write_model_configs.py from fairseq_mhmoe/models/architectures.py.\n"
+HEADER = "# Written by scripts/write_model_configs.py from fairseq_mhmoe/models/{}.py.\n"
 
 
 def model_configs():
@@ -20,7 +22,10 @@ def model_configs():
     contents = {}
     for name, options in ARCHITECTURES.items():
         settings = {"_name": "mhmoe_lm", "decoder_normalize_before": True, **options}
-        contents[f"{name}.yaml"] = HEADER + yaml.safe_dump(settings, sort_keys=False)
+        contents[f"{name}.yaml"] = HEADER.format("architectures") + yaml.safe_dump(settings, sort_keys=False)
+    for name, options in MULTIMODAL_ARCHITECTURES.items():
+        settings = yaml.safe_dump({"_name": "mhmoe_multimodal", **options}, sort_keys=False)
+        contents[f"{name}.yaml"] = HEADER.format("multimodal_architectures") + settings
     return contents
 
 

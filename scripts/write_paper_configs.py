@@ -1,4 +1,4 @@
-"""Writes configs/v1/, configs/v2/ and configs/README.md: a training configuration for each language model of MH-MoE.
+"""Writes configs/v1/, configs/v2/ and configs/README.md: a training configuration for each model of MH-MoE.
 
 The rows of the papers' tables are listed here; what runs share is in configs/shared/. Run it after changing either:
 
@@ -12,7 +12,9 @@ import yaml
 
 from fairseq_mhmoe.cli.cost_models import preset_model
 from fairseq_mhmoe.models.architectures import ARCHITECTURES, V1_EXPERT_WIDTHS
-from fairseq_mhmoe.moe.cost import Cost, model_cost
+from fairseq_mhmoe.models.multimodal_architectures import MULTIMODAL_ARCHITECTURES
+from fairseq_mhmoe.moe.cost import Cost
+from fairseq_mhmoe.moe.multimodal_cost import cost_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 PAPERS = {"v1": "MH-MoE v1 (arXiv 2404.15045)", "v2": "MH-MoE v2 (arXiv 2411.16205)"}
@@ -37,6 +39,7 @@ class Run:
 RUNS = {
     "v1_english": Run(4, 8, 4096, 100288),
     "v1_multilingual": Run(4, 8, 4096, 250002),
+    "v1_multimodal": Run(64, 1, 512, 64010),
     "v2_english": Run(8, 4, 2048, 32000),
 }
 
@@ -64,7 +67,7 @@ class Row:
     def cost(self) -> Cost:
         """Parameters and FLOPs at the run's vocabulary and length."""
         run = RUNS[self.run]
-        return model_cost(preset_model(self.preset, run.vocab_size, run.tokens_per_sample, **self.model).shape)
+        return cost_of(preset_model(self.preset, run.vocab_size, run.tokens_per_sample, **self.model).shape)
 
 
 LINEARS = dict(mhmoe_head_layers=1, mhmoe_merge_layers=1)
@@ -122,6 +125,20 @@ def v1_rows() -> list[Row]:
     for count, perplexity in {8: "6.26", 32: "5.09"}.items():
         name, title = f"v1/multilingual_mhmoe_{count}experts", f"MH-MoE, {count} experts"
         rows.append(Row(name, "mhmoe_lm_v1", title, where, perplexity, _v1_experts(count, 4), _v1_note(count)))
+    return rows
+
+
+def multimodal_rows() -> list[Row]:
+    """Table 1 of v1, masked multimodal modelling."""
+    where = "table 1 (multimodal)"
+    rows = [Row("v1/multimodal_dense", "dense_multimodal_base", "BEiT-3 base, dense", where, "17.95")]
+    for count, perplexity in {8: "16.34", 32: "12.68"}.items():
+        name, title = f"v1/multimodal_xmoe_{count}experts", f"BEiT-3 base, X-MoE, {count} experts"
+        rows.append(Row(name, "xmoe_multimodal_base", title, where, perplexity, _v1_experts(count)))
+    for count, perplexity in {8: "14.73", 32: "10.87"}.items():
+        name, title = f"v1/multimodal_mhmoe_{count}experts", f"BEiT-3 base, MH-MoE, {count} experts"
+        experts, notes = _v1_experts(count, heads=4), _v1_note(count)
+        rows.append(Row(name, "mhmoe_multimodal_base", title, where, perplexity, experts, notes))
     return rows
 
 
@@ -184,20 +201,31 @@ def v2_rows() -> list[Row]:
     return rows + shared + bitnet + ablation
 
 
+def batch_text(run: Run, multimodal: bool) -> str:
+    """What one update sees."""
+    if multimodal:
+        return f"{GPUS} GPUs x {run.batch_size} = {run.sequences} images, as many texts and as many pairs an update"
+    return (
+        f"{GPUS} GPUs x {run.batch_size} sequences x {run.update_freq} batches an update = {run.sequences} "
+        f"sequences, x {run.tokens_per_sample:,} tokens = {run.sequences * run.tokens_per_sample:,}"
+    )
+
+
 def config_text(row: Row) -> str:
     """The content of a row's file."""
     paper, run, cost = row.name.split("/")[0], RUNS[row.run], row.cost
+    presets = ARCHITECTURES | MULTIMODAL_ARCHITECTURES
+    multimodal = row.preset in MULTIMODAL_ARCHITECTURES
     lines = [
         "# @package _global_",
         f"# {PAPERS[paper]}: {row.title}; {row.rows}",
         *([f"# perplexity in the paper: {row.perplexity}{' (RedPajama / Wiki / C4)' if '/' in row.perplexity else ''}"]
           if row.perplexity else []),
         *(f"# {note}" for note in row.notes),
-        f"# batch: {GPUS} GPUs x {run.batch_size} sequences x {run.update_freq} batches an update = {run.sequences} "
-        f"sequences, x {run.tokens_per_sample:,} tokens = {run.sequences * run.tokens_per_sample:,}",
+        f"# batch: {batch_text(run, multimodal)}",
         f"# parameters: {cost.params_total:,} ({cost.params_non_expert:,} + {cost.params_expert:,} of experts), "
         f"{cost.params_activated:,} activated; vocabulary {run.vocab_size:,}",
-        f"# training FLOPs per token: {cost.flops_per_token:,}",
+        f"# training FLOPs per token{' of a pair' if multimodal else ''}: {cost.flops_per_token:,}",
         "# Written by scripts/write_paper_configs.py; ../README.md says how to start it.",
     ]  # fmt: skip
     defaults = [
@@ -205,7 +233,7 @@ def config_text(row: Row) -> str:
         {"override /hydra/job_logging": "stdout"}, "_self_",
     ]  # fmt: skip
     # what the preset says already is left out
-    changes = {key: value for key, value in row.model.items() if ARCHITECTURES[row.preset].get(key) != value}
+    changes = {key: value for key, value in row.model.items() if presets[row.preset].get(key) != value}
     parts = [{"defaults": defaults}]
     if changes:
         parts.append({"model": changes})
@@ -231,7 +259,10 @@ Each file names its batch; with another number of GPUs change `dataset.batch_siz
 `english_*_tiny.yaml` are for a laptop.
 
 Assumed, because the papers do not say: 100,288 rows of vocabulary for cl100k (v1, English), LLaMA's 32,000 for v2;
-100,000 steps, clipping and bfloat16 in v1, and 4,096 tokens a sequence there (256 sequences, about 1M tokens a step).
+100,000 steps, clipping and bfloat16 in v1, and 4,096 tokens a sequence there (256 sequences, about 1M tokens a step);
+for multimodal models that the batch of 512 is one of each stream (images, texts, pairs), BEiT-3's vocabulary of 64,010,
+8,192 codes, texts of 512 and captions of 64 tokens, and stochastic depth of 0.1. Their `task.data` is a folder with
+images, pairs and text (docs/multimodal.md), their GFLOPs are per token of a masked pair.
 Tables of v2 are numbered in this order: without shared expert, with it, BitNet, head and merge layers in MH-MoE, and in
 SMoE. Perplexities are the papers' (v2: RedPajama / Wiki / C4). Parameters in millions, GFLOPs per token of training. v1
 compares at equal parameters, v2 at equal parameters and FLOPs.
@@ -253,7 +284,7 @@ def readme_text(rows: list[Row]) -> str:
 
 def paper_configs() -> dict[str, str]:
     """{path within configs/: content} of everything that this script writes."""
-    rows = v1_rows() + v2_rows()
+    rows = v1_rows() + multimodal_rows() + v2_rows()
     return {f"{row.name}.yaml": config_text(row) for row in rows} | {"README.md": readme_text(rows)}
 
 

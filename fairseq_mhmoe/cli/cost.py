@@ -1,13 +1,15 @@
-"""Parameters and training FLOPs per token of language models, and experts that make two models cost the same.
+"""Parameters and training FLOPs per token of models, and experts that make two of them cost the same.
 
     mhmoe-cost configs/v2/english_mhmoe_2heads.yaml configs/v2/english_smoe.yaml
     mhmoe-cost configs/v1/english_mhmoe_8experts.yaml model.moe_top_k=1 --json
     mhmoe-cost --arch mhmoe_lm_v2 --moe-expert-count 32 --vocab-size 32000 --tokens-per-sample 2048
     mhmoe-cost configs/v2/english_mhmoe_2heads.yaml --match configs/v2/english_smoe.yaml
+    mhmoe-cost --arch mhmoe_multimodal_base --vocab-size 64010 --image-size 224
     mhmoe-cost --table 11
 
 Without --arch all words are configuration files and overrides of them (model.moe_top_k=1); with it, everything else is
-an option of fairseq-train. FLOPs are those of matrix products, 3 x the forward pass, attention over all keys.
+an option of fairseq-train. FLOPs are those of matrix products, 3 x the forward pass, attention over all keys;
+of a multimodal model per token of a masked image-text pair, the text as long as --caption-length.
 --json prints params_total, params_non_expert, params_expert, params_activated, flops_per_token; several models by name.
 """
 
@@ -22,7 +24,7 @@ from dataclasses import asdict
 from fairseq_mhmoe.cli.cost_match import match_models, match_text
 from fairseq_mhmoe.cli.cost_models import config_model, named_model, words_model
 from fairseq_mhmoe.cli.cost_table11 import table_11, table_11_text
-from fairseq_mhmoe.moe.cost import model_cost
+from fairseq_mhmoe.moe.multimodal_cost import cost_of
 
 
 def parser(with_arch: bool) -> argparse.ArgumentParser:
@@ -85,7 +87,7 @@ def _answer(arguments: list[str]) -> str:
 
 
 def _costs(args, models) -> str:
-    costs = {model.name: model_cost(model.shape) for model in models}
+    costs = {model.name: cost_of(model.shape) for model in models}
     if args.json:
         found = {name: asdict(cost) for name, cost in costs.items()}
         return json.dumps(found if len(models) > 1 else found[models[0].name], indent=2)

@@ -4,7 +4,8 @@ from dataclasses import asdict, fields
 from functools import partial
 from typing import Dict, Optional
 
-from fairseq_mhmoe.moe.cost import LanguageModelShape, model_cost
+from fairseq_mhmoe.moe.cost import LanguageModelShape
+from fairseq_mhmoe.moe.multimodal_cost import cost_of
 from fairseq_mhmoe.moe.parity import (
     Account,
     Match,
@@ -51,7 +52,7 @@ def match_models(shape: LanguageModelShape, base: LanguageModelShape, parity: Op
     found = {}
     for name, account in ACCOUNTS.items():
         found[name] = _as_dict(solve(shape.moe, layer_figures(base, account), account), shape, parity)
-    costs = {"model": asdict(model_cost(shape)), "base": asdict(model_cost(base))}
+    costs = {"model": asdict(cost_of(shape)), "base": asdict(cost_of(base))}
     return {"parity": parity, **costs, **found}
 
 
@@ -106,6 +107,8 @@ def _solution(solution: Solution) -> dict:
 def _check(shape: LanguageModelShape, base: LanguageModelShape) -> None:
     if shape.moe is None:
         raise ValueError("--match solves for the experts of a model with experts; this one is dense")
+    if type(shape) is not type(base):
+        raise ValueError("--match: one is a language model, the other a multimodal one")
     for field in fields(shape):
         ours, theirs = getattr(shape, field.name), getattr(base, field.name)
         if field.name not in EXPERTS_ASIDE and ours != theirs:

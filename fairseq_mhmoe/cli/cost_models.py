@@ -16,12 +16,19 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import fairseq_mhmoe  # noqa: F401  registers the models, tasks and criterions
+from fairseq_mhmoe.models import multimodal_options
 from fairseq_mhmoe.models.architectures import ARCHITECTURES, apply_architecture
+from fairseq_mhmoe.models.multimodal import check_pictures
+from fairseq_mhmoe.models.multimodal_architectures import MULTIMODAL_ARCHITECTURES
+from fairseq_mhmoe.models.multimodal_options import MHMoEMultimodalConfig, multimodal_shape
 from fairseq_mhmoe.models.option_checks import check_options
 from fairseq_mhmoe.models.options import MHMoELanguageModelConfig, lm_shape
 from fairseq_mhmoe.moe.cost import LanguageModelShape
+from fairseq_mhmoe.moe.multimodal_cost import MultimodalShape
+from fairseq_mhmoe.tasks.masked_multimodal_options import MaskedMultimodalConfig
 
-MODEL = "mhmoe_lm"
+MODEL, MULTIMODAL = "mhmoe_lm", "mhmoe_multimodal"
+PUBLISHED_CODES = 8192  # of BEiT v2's tokenizer, where the task does not say
 HYDRA_VERSION = "1.1"  # whose rules fairseq-hydra-train asks for
 
 
@@ -30,7 +37,7 @@ class CostedModel:
     """A model under the name that the user gave it."""
 
     name: str
-    shape: LanguageModelShape
+    shape: LanguageModelShape | MultimodalShape
 
 
 def config_model(path: str, overrides: Sequence[str] = (), vocab_size: Optional[int] = None) -> CostedModel:
@@ -46,8 +53,10 @@ def config_model(path: str, overrides: Sequence[str] = (), vocab_size: Optional[
     size = cfg.get("cost", {}).get("vocab_size") if vocab_size is None else vocab_size
     if size is None:
         raise ValueError(f"{path} does not say how large the vocabulary is (cost.vocab_size); add --vocab-size V")
+    if cfg.model._name == MULTIMODAL:
+        return CostedModel(path, _multimodal_shape(cfg.model, cfg.task, size, path))
     if cfg.model._name != MODEL:
-        raise ValueError(f"{path}: model {cfg.model._name}; costs are known of {MODEL}")
+        raise ValueError(f"{path}: model {cfg.model._name}; costs are known of {MODEL} and {MULTIMODAL}")
     return CostedModel(path, _shape(cfg.model, cfg.task.tokens_per_sample, size, path))
 
 
@@ -88,17 +97,29 @@ def words_model(words: Sequence[str], vocab_size: int) -> CostedModel:
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--arch", "-a", default="")
     arch = parser.parse_known_args(words)[0].arch
-    if arch not in (MODEL, *ARCHITECTURES):
+    multimodal = arch in (MULTIMODAL, *MULTIMODAL_ARCHITECTURES)
+    if not multimodal and arch not in (MODEL, *ARCHITECTURES):
         raise ValueError(f"--arch {arch}: expected one of {_names()}")
-    parser = options.get_training_parser("gpt")
+    parser = options.get_training_parser("masked_multimodal" if multimodal else "gpt")
     parser.error = _refuse
-    args = options.parse_args_and_arch(parser, ["data", "--criterion", "moe_cross_entropy", *words])
+    criterion = "masked_multimodal" if multimodal else "moe_cross_entropy"
+    args = options.parse_args_and_arch(parser, ["data", "--criterion", criterion, *words])
+    if multimodal:
+        cfg = MHMoEMultimodalConfig.from_namespace(args)
+        return CostedModel(arch, _multimodal_shape(cfg, args, vocab_size, arch))
     cfg = MHMoELanguageModelConfig.from_namespace(args)
     return CostedModel(arch, _shape(cfg, args.tokens_per_sample, vocab_size, arch))
 
 
 def preset_model(arch: str, vocab_size: int, tokens_per_sample: int, **changes: Any) -> CostedModel:
-    """An architecture with some options of the model changed; no command line is parsed."""
+    """An architecture with some options of the model changed; no command line is parsed.
+
+    A multimodal one has the task's default sizes, but for the text stream's tokens_per_sample.
+    """
+    if arch in MULTIMODAL_ARCHITECTURES:
+        cfg = MHMoEMultimodalConfig(**{**MULTIMODAL_ARCHITECTURES[arch], **changes})
+        task = MaskedMultimodalConfig(tokens_per_sample=tokens_per_sample)
+        return CostedModel(arch, _multimodal_shape(cfg, task, vocab_size, arch))
     chosen = SimpleNamespace(**changes)
     apply_architecture(ARCHITECTURES[arch], chosen)
     task = dict(tokens_per_sample=tokens_per_sample, add_bos_token=False, max_target_positions=None)
@@ -112,22 +133,33 @@ def named_model(name: str, vocab_size: Optional[int], tokens_per_sample: int) ->
     Raises:
         ValueError: it is neither.
     """
-    if name not in ARCHITECTURES:
+    if name not in ARCHITECTURES and name not in MULTIMODAL_ARCHITECTURES:
         return config_model(name, vocab_size=vocab_size)
     return preset_model(name, vocab_size, tokens_per_sample)
 
 
 def _shape(cfg: Any, tokens_per_sample: int, vocab_size: int, name: str) -> LanguageModelShape:
-    if vocab_size < 1:
-        raise ValueError(f"{name}: --vocab-size {vocab_size}; expected a positive number")
-    if tokens_per_sample < 1:
-        raise ValueError(f"{name}: --tokens-per-sample {tokens_per_sample}; expected a positive number")
+    _check_positive(name, vocab_size=vocab_size, tokens_per_sample=tokens_per_sample)
     check_options(cfg)
     return lm_shape(cfg, vocab_size, tokens_per_sample)
 
 
+def _multimodal_shape(cfg: Any, task: Any, vocab_size: int, name: str) -> MultimodalShape:
+    texts = dict(tokens_per_sample=task.tokens_per_sample, caption_length=task.caption_length)
+    _check_positive(name, vocab_size=vocab_size, **texts)
+    check_pictures(task.image_size, task.patch_size)
+    multimodal_options.check_options(cfg)
+    return multimodal_shape(cfg, vocab_size, task.num_codes or PUBLISHED_CODES, task)
+
+
+def _check_positive(model: str, **numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{model}: --{name.replace('_', '-')} {number}; expected a positive number")
+
+
 def _names() -> str:
-    return ", ".join(ARCHITECTURES)
+    return ", ".join([*ARCHITECTURES, *MULTIMODAL_ARCHITECTURES])
 
 
 def _refuse(message: str) -> None:

@@ -59,8 +59,8 @@ class MHMoEMultimodalModel(BaseFairseqModel):
         Args:
             image, text, pair: "images" uint8 [B, 3, S, S]; "image_mask" bool [B, P], True where the mask token stands
                 for the patch; "image_positions" int64 [M] into B * P, None: no codes; "tokens" int64 [B, T], pads
-                right; "text_positions" int64 [M] into B * T, None: all; "causal" True for captions. A text has no
-                images, an image no tokens.
+                right; "text_positions" int64 [M] into B * T, None: all; "causal" True for captions; "blank" True where
+                a process has no data and its tokens are not for experts. A text has no images, an image no tokens.
             head: name of a head of classes; the one stream given is classified.
         Returns:
             {stream: {"image": [M, C], "text": [M, V]}}, or with a head [B / inputs, C]; and extra: lists with one

@@ -18,24 +18,25 @@ def encoder(width: int, layers: int, heads: int, ffn: int) -> Options:
     )
 
 
-TINY = encoder(192, 4, 6, 768)
+NORMALIZED = dict(moe_normalize_gate_prob_before_dropping=True)
+TINY = encoder(128, 4, 4, 512)
 BASE = encoder(768, 12, 12, 3072)
 LARGE = encoder(1024, 24, 16, 4096)
 
 MULTIMODAL_ARCHITECTURES: Dict[str, Options] = {
     # For laptops and tests, 64-96 pixels: equal training FLOPs per token, and equal parameters with experts.
     "dense_multimodal_tiny": TINY,
-    "smoe_multimodal_tiny": TINY | experts(4, top_k=1, ffn=768),
-    "xmoe_multimodal_tiny": TINY | experts(4, top_k=1, ffn=768, use_xmoe=True),
-    "mhmoe_multimodal_tiny": TINY | experts(16, top_k=2, ffn=336, heads=2, use_xmoe=True),
+    "smoe_multimodal_tiny": TINY | experts(8, top_k=2, ffn=256, **NORMALIZED),
+    "xmoe_multimodal_tiny": TINY | experts(8, top_k=2, ffn=248, **V1_EXPERTS),
+    "mhmoe_multimodal_tiny": TINY | experts(20, top_k=2, ffn=192, heads=2, **V1_EXPERTS),
     # v1: BEiT-3's base encoder, 8 experts of which 2 are chosen.
     "dense_multimodal_base": BASE,
-    "smoe_multimodal_base": BASE | experts(8, top_k=2, ffn=3072, moe_normalize_gate_prob_before_dropping=True),
+    "smoe_multimodal_base": BASE | experts(8, top_k=2, ffn=3072, **NORMALIZED),
     "xmoe_multimodal_base": BASE | experts(8, top_k=2, ffn=3072, **V1_EXPERTS),
     "mhmoe_multimodal_base": BASE | experts(8, top_k=2, ffn=V1_EXPERT_WIDTHS[8].d_ff, heads=4, **V1_EXPERTS),
-    # BEiT-3's large encoder.
+    # BEiT-3's large encoder; experts as wide, relative to the model, as those of base.
     "dense_multimodal_large": LARGE,
-    "smoe_multimodal_large": LARGE | experts(8, top_k=2, ffn=4096, moe_normalize_gate_prob_before_dropping=True),
+    "smoe_multimodal_large": LARGE | experts(8, top_k=2, ffn=4096, **NORMALIZED),
     "xmoe_multimodal_large": LARGE | experts(8, top_k=2, ffn=4096, **V1_EXPERTS),
     "mhmoe_multimodal_large": LARGE | experts(8, top_k=2, ffn=15296, heads=4, **V1_EXPERTS),
 }

@@ -33,7 +33,8 @@ class Layout(NamedTuple):
     image: int  # tokens of a row that are an image's: 1 + P, or 0; the rest is text
     length: int  # L
     pads: Optional[Tensor]  # [B, L] True where a token is padding; None: there is none
-    allowed: Optional[Tensor]  # [B or 1, 1, L or 1, L] True where a query may look at a key; None: everywhere
+    allowed: Optional[Tensor]  # [B, 1, 1 or L, L] True where a query may look at a key; None: everywhere
+    unrouted: Optional[Tensor]  # [B, L] True where a token is not for experts: pads, or all of a blank stream
 
 
 def multiway(network: MultiwayNetwork, x: Tensor, image: int) -> Tensor:
@@ -130,23 +131,23 @@ class MultimodalBlock(EncoderLayer):
         """Each set of experts sees its tokens of all streams at once, even if there are none."""
         reports = []
         if isinstance(self.moe_layer, MoELayer):
-            pads = [layout.pads for layout in layouts]
-            return through_experts(self.moe_layer, streams, pads, reports), reports
+            unrouted = [layout.unrouted for layout in layouts]
+            return through_experts(self.moe_layer, streams, unrouted, reports), reports
         images = [x[:, : layout.image] for x, layout in zip(streams, layouts)]
         texts = [x[:, layout.image :] for x, layout in zip(streams, layouts)]
-        pads = [None if layout.pads is None else layout.pads[:, layout.image :] for layout in layouts]
-        images = through_experts(self.moe_layer["A"], images, [None] * len(images), reports)
-        texts = through_experts(self.moe_layer["B"], texts, pads, reports)
+        unrouted = [(None, None) if u is None else (u[:, :i], u[:, i:]) for i, _, _, _, u in layouts]
+        images = through_experts(self.moe_layer["A"], images, [image for image, _ in unrouted], reports)
+        texts = through_experts(self.moe_layer["B"], texts, [text for _, text in unrouted], reports)
         return [torch.cat(parts, dim=1) for parts in zip(images, texts)], reports
 
 
 def through_experts(
-    layer: MoELayer, streams: List[Tensor], pads: List[Optional[Tensor]], reports: List[Tensor]
+    layer: MoELayer, streams: List[Tensor], unrouted: List[Optional[Tensor]], reports: List[Tensor]
 ) -> List[Tensor]:
     """[B, L, D] per stream -> the same, as one batch [1, R, D]; the layer's losses and statistics go to reports."""
     mask = None
-    if any(p is not None for p in pads):
-        mask = [x.new_zeros(x.shape[:2], dtype=torch.bool) if p is None else p for x, p in zip(streams, pads)]
+    if any(u is not None for u in unrouted):
+        mask = [x.new_zeros(x.shape[:2], dtype=torch.bool) if u is None else u for x, u in zip(streams, unrouted)]
         mask = torch.cat([m.flatten() for m in mask]).unsqueeze(0)
     y, *report = layer(torch.cat([x.flatten(0, 1) for x in streams]).unsqueeze(0), mask)
     reports += report
@@ -261,7 +262,7 @@ class MultimodalBEiT3(nn.Module):
 
         Args:
             streams: each a dictionary with "images" uint8 [B, 3, S, S], "tokens" [B, T] (pads right) or both; and
-                "image_mask" bool [B, P], "causal".
+                "image_mask" bool [B, P], "causal", "blank" (True: no token is for experts).
         Returns:
             per stream features of image [B, 1 + P, D] and text [B, T, D], None where it is absent; and the reports of
             MoE layers, see `MultimodalEncoder`.
@@ -289,7 +290,10 @@ class MultimodalBEiT3(nn.Module):
             parts.append(self.text_embed(tokens))
             pads = F.pad(tokens.eq(self.pad), (image, 0))
         x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return x, Layout(image, x.shape[1], pads, who_may_look(pads, image, x.shape[1], stream.get("causal", False)))
+        length = x.shape[1]
+        unrouted = x.new_ones(x.shape[:2], dtype=torch.bool) if stream.get("blank") else pads
+        allowed = who_may_look(pads, image, length, stream.get("causal", False))
+        return x, Layout(image, length, pads, allowed, unrouted)
 
     def _check_images(self, images: Tensor) -> None:
         side = self.vision_embed.img_size[0]

@@ -9,6 +9,7 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq_mhmoe.models.moe_options import MoEOptions, check_kinds, defaults_of, layer_config, option
 from fairseq_mhmoe.models.option_checks import Check, experts, ineffective_moe, numbers, refuse, warn
 from fairseq_mhmoe.moe.config import MoEConfig
+from fairseq_mhmoe.moe.multimodal_cost import MultimodalShape
 
 MODALITIES = ("image", "text")
 MOE_MODALITIES = ("shared", "separate")
@@ -82,6 +83,32 @@ def moe_config(cfg: Any) -> Optional[MoEConfig]:
 def moe_sets(cfg: Any) -> int:
     """Sets of experts in an MoE layer: one, or one per modality."""
     return len(MODALITIES) if str(cfg.moe_modality) == "separate" else 1
+
+
+def multimodal_shape(cfg: Any, vocab_size: int, codes: int, task: Any) -> MultimodalShape:
+    """What `fairseq_mhmoe.moe.multimodal_cost` needs to know to count parameters and FLOPs.
+
+    Args:
+        task: options of masked_multimodal: sizes, lengths of texts and captions, what is masked in pairs.
+    """
+    return MultimodalShape(
+        vocab_size=vocab_size,
+        codes=codes,
+        layers=cfg.encoder_layers,
+        d_model=cfg.encoder_embed_dim,
+        ffn_dim=cfg.encoder_ffn_embed_dim,
+        activation=str(cfg.activation_fn),
+        subln=not cfg.no_subln,
+        image_size=task.image_size,
+        patch_size=task.patch_size,
+        text_positions=max(task.tokens_per_sample, task.caption_length),
+        tokens_per_sample=task.caption_length,
+        moe_freq=cfg.moe_freq,
+        moe=moe_config(cfg),
+        moe_sets=moe_sets(cfg),
+        image_masked=task.pair_image_mask_ratio,
+        text_masked=task.pair_text_mask_ratio,
+    )
 
 
 def has_experts(cfg: Any, number: int) -> bool:
