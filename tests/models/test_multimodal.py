@@ -86,6 +86,26 @@ def test_a_row_of_pads_alone_is_no_number_too_many(multimodal, make_stream):
     assert torch.isfinite(out["text"]["text"]).all()
 
 
+@pytest.mark.parametrize("options", [EXPERTS, SEPARATE], ids=["shared", "separate"])
+def test_a_process_without_data_routes_nothing_and_takes_part(multimodal, step, options):
+    model = multimodal(**options)
+    blank = {name: {key: value[:1] for key, value in stream.items()} for name, stream in step.items()}
+    for stream in blank.values():
+        stream |= {"blank": True}
+        stream |= {key: torch.empty(0, dtype=torch.int64) for key in stream if key.endswith("_positions")}
+        if "tokens" in stream:
+            stream["tokens"] = torch.ones_like(stream["tokens"])
+    out, extra = model(**blank)
+    assert all(len(logits) == 0 for logits in flat(out).values())
+    assert all(not stats.any() for stats in extra["moe_stats"])
+    (sum(logits.sum() for logits in flat(out).values()) + sum(extra["l_aux"]) + sum(extra["z_loss"])).backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+    data, _ = model(image=step["image"])
+    beside, extra = model(image=step["image"], text=blank["text"], pair=blank["pair"])
+    assert torch.allclose(data["image"]["image"], beside["image"]["image"], atol=1e-5)
+    assert len(extra["moe_stats"]) == (2 if options is SEPARATE else 1)
+
+
 def test_captions_do_not_look_ahead_and_images_not_at_words(multimodal, make_stream):
     model, stream = multimodal().eval(), make_stream(2, 7)
     stream |= {"causal": True, "text_positions": None}
