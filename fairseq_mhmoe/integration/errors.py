@@ -7,6 +7,7 @@ else is a defect, and its traceback is wanted. In several processes each line st
 
 import logging
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -21,6 +22,9 @@ from fairseq_mhmoe.integration.launchers import find_place
 PACKAGE = Path(__file__).resolve().parents[1]
 # tokenizers are read with the code that prepared the data
 PACKAGES = {PACKAGE, PACKAGE.with_name("data_prep")}
+# torch repeats an exception of a process that loads data with that process's traceback as its text
+OF_WORKER = re.compile(r"Caught (\w+) in DataLoader worker process \d+\.\nOriginal Traceback")
+FRAME = re.compile(r'^  File "(.+)", line \d+', re.MULTILINE)
 OTHER_ARCHITECTURE = "please ensure that the architectures match"
 NOT_FINITE = (
     "no step was made with them, and checkpoints are as they were (crash.pt is for inspection); lower --lr, lengthen "
@@ -85,9 +89,17 @@ def message_for_users(error):
         return text if ":" in text else f"{text}: {NOT_FINITE}"
     if OTHER_ARCHITECTURE in str(error):
         return str(error)
-    if isinstance(error, (ValueError, OSError)) and raised_here(error):
-        return str(error)
+    if isinstance(error, (ValueError, OSError)):
+        return str(error) if raised_here(error) else message_of_worker(str(error))
     return None
+
+
+def message_of_worker(text):
+    """What this project's code said in a process that loads data; None where the exception came from elsewhere."""
+    worker, frames = OF_WORKER.match(text), FRAME.findall(text)
+    if worker is None or not frames or not is_ours(frames[-1]):
+        return None
+    return text.rpartition(f"\n{worker[1]}: ")[2].strip() or None
 
 
 def raised_here(error):
@@ -95,4 +107,9 @@ def raised_here(error):
     frame = error.__traceback__
     while frame.tb_next is not None:
         frame = frame.tb_next
-    return not PACKAGES.isdisjoint(Path(frame.tb_frame.f_code.co_filename).resolve().parents)
+    return is_ours(frame.tb_frame.f_code.co_filename)
+
+
+def is_ours(file_name):
+    """Whether a file of code belongs to this project."""
+    return not PACKAGES.isdisjoint(Path(file_name).resolve().parents)

@@ -140,7 +140,8 @@ class MaskedMultimodalTask(FairseqTask):
         """Load a split of all streams, after checking its files (ValueError)."""
         self.dataset_to_epoch_iter.pop(self.datasets.pop(split, None), None)
         training = split == self.args.train_subset
-        streams = self._folders.load(split, training, combine)
+        fingerprint = self.state.image_tokenizer if self._tokenizer is not None and self.args.image_codes else None
+        streams = self._folders.load(split, training, combine, fingerprint)
         seed = self.args.seed if training else VALIDATION_SEED
         self.datasets[split] = MultimodalDataset(streams, self.symbols, seed, training)
 

@@ -46,7 +46,9 @@ class StreamFolders:
             )
         return path
 
-    def load(self, split: str, training: bool, combine: bool = False) -> dict[str, Stream]:
+    def load(
+        self, split: str, training: bool, combine: bool = False, fingerprint: str | None = None
+    ) -> dict[str, Stream]:
         """A split of each stream; ValueError where one has no such split, or a file is not what it should be.
 
         Args:
@@ -82,7 +84,7 @@ class StreamFolders:
             logger.info(f"text: {part.source.name}: {count / length:.3g} times in a pass")
         return mixture
 
-    def _images(self, name: str, split: str, training: bool) -> Stream:
+    def _images(self, name: str, split: str, training: bool, fingerprint: str | None) -> Stream:
         from fairseq_mhmoe.data.image_shards import ImageShards
 
         args, path = self._args, self._paths[name]
@@ -98,7 +100,12 @@ class StreamFolders:
             args.color_jitter,
         )
         ratio = args.pair_image_mask_ratio if pairs else args.image_mask_ratio
-        images = Images(shards, transform, args.patch_size, ratio)
+        codes = None
+        if fingerprint is not None and ratio > 0 and not transform.random:
+            from fairseq_mhmoe.data.image_codes import CachedCodes
+
+            codes = CachedCodes(path, split, fingerprint, args.image_size).codes
+        images = Images(shards, transform, args.patch_size, ratio, codes)
         logger.info(f"{split}: {len(shards):,} records of the {name} stream")
         return Stream(len(shards), images, self._captions(path, split, shards) if pairs else None, None)
 

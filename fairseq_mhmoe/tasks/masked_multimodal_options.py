@@ -31,6 +31,13 @@ class MaskedMultimodalConfig(FairseqDataclass):
     num_codes: Optional[int] = field(
         default=None, metadata={"help": "codes that the visual tokenizer must have (default: as many as it has)"}
     )
+    image_codes: bool = field(
+        default=False,
+        metadata={
+            "help": "take the codes of images that are not cropped at random from the files that `python -m "
+            "fairseq_mhmoe.cli.image_codes` made"
+        },
+    )
     image_size: int = field(default=224, metadata={"help": "side of the square images in pixels"})
     patch_size: int = field(default=16, metadata={"help": "side of a patch in pixels"})
     image_mask_ratio: float = field(default=0.4, metadata={"help": "share of patches masked in the image stream"})
@@ -140,7 +147,11 @@ def without_effect(args) -> list[str]:
         given = {"--color-jitter": args.color_jitter, "--pair-flip": args.pair_flip}
         found += [f"{name}: --image-augmentation none leaves images as they are" for name in given if given[name]]
     if not codes_wanted(args):
-        given = {"--image-tokenizer": args.image_tokenizer, "--num-codes": args.num_codes}
+        given = {
+            "--image-tokenizer": args.image_tokenizer,
+            "--num-codes": args.num_codes,
+            "--image-codes": args.image_codes or None,
+        }
         found += [f"{name}: no codes of images are predicted" for name in given if given[name] is not None]
     if args.sampling_alpha != 1 and "text" not in on:
         found.append("--sampling-alpha: --text-batch-size 0 switches the stream off")
