@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_prep.images.decoding import SUFFIXES
 from data_prep.images.listings import Entry, Pictures, Reader, folder_of, is_url, merged, read_folder, read_json
 from data_prep.images.settings import ImageInput, ImageSettings
-from fairseq_mhmoe.data.images import SUFFIXES
 
 # tars that are indexed where they are; of "tar", every picture is a record and has no caption
 TARS = ("webdataset", "tar")

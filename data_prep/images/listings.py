@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from data_prep.images.decoding import SUFFIXES
 from data_prep.images.settings import ImageInput, ImageSettings
 from data_prep.images.tar_records import CAPTION_KEY, Unusable, captions_of_json, check_status
-from fairseq_mhmoe.data.images import SUFFIXES
 
 MISSING, OUTSIDE, NOT_A_FILE, UNREADABLE = "missing_file", "outside_folder", "not_a_file", "unreadable"
 

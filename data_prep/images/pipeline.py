@@ -15,13 +15,13 @@ from data_prep.executors import Executor, Stage, run_stages
 from data_prep.files import locked, sha256_of
 from data_prep.images.captions import CaptionEncoder
 from data_prep.images.formats import FORMATS, TARS
+from data_prep.images.layout import list_tars, read_image_manifest
 from data_prep.images.publish import Published, publish
 from data_prep.images.settings import ImageInput, ImageSettings
 from data_prep.images.tasks import VERSION, DoTasks, Task, plan_tasks
 from data_prep.manifest import describe_file
 from data_prep.recipe import SourceInfo
 from data_prep.steps import AfterStage
-from fairseq_mhmoe.data.image_shards import list_tars, read_image_manifest
 
 INDEX, PUBLISH = "index", "publish"
 

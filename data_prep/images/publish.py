@@ -14,11 +14,11 @@ import numpy as np
 from data_prep.fairseq_index import token_dtype
 from data_prep.files import copy, replacing
 from data_prep.images.captions import TOKENIZER_FILES, CaptionEncoder
+from data_prep.images.layout import CAPTION_PARTS, FORMAT, IMAGE, IMAGE_PARTS, KIND, index_name
 from data_prep.images.settings import ImageSettings
 from data_prep.images.shard_index import load_index
 from data_prep.manifest import DICTIONARY, MANIFEST, describe_file, write_manifest
 from data_prep.recipe import SOURCE_NAME, SPLITS, SourceInfo
-from fairseq_mhmoe.data.image_shards import CAPTION_PARTS, FORMAT, IMAGE, IMAGE_PARTS, KIND, index_name
 
 # the manifest that a new one will replace
 REPLACED = ".replaced.json"

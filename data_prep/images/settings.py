@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.images.decoding import PILLOW_PIXELS, ImageLimits
 from data_prep.recipe import SPLITS, check_source_name
-from fairseq_mhmoe.data.images import PILLOW_PIXELS, ImageLimits
 
 # folders of the output that are no source's
 RESERVED = frozenset({"work", "rejected"})

@@ -11,10 +11,10 @@ import numpy as np
 
 from data_prep.files import replacing, write_text
 from data_prep.images.captions import BadCaption, CaptionEncoder, clean_caption
+from data_prep.images.decoding import BadImage, check_image
+from data_prep.images.layout import DIGEST_BYTES, IMAGE
 from data_prep.images.settings import ImageSettings
 from data_prep.recipe import SPLITS
-from fairseq_mhmoe.data.image_shards import DIGEST_BYTES, IMAGE
-from fairseq_mhmoe.data.images import BadImage, check_image
 
 NO_CAPTION = "no_caption"
 # captions that are encoded at once

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from data_prep.images.decoding import SUFFIXES
 from data_prep.images.settings import ImageSettings
 from data_prep.images.tars import Member, read_members
-from fairseq_mhmoe.data.images import SUFFIXES
 
 # text files and JSON beyond this are no captions
 MAX_TEXT = 1 << 22
