@@ -143,10 +143,9 @@ class MultimodalDataset(FairseqDataset):
         return item
 
     def _record(self, number: int) -> Record:
-        for name, stream in self.streams.items():
-            if number < stream.length:
-                return Record(name, 0, number)
-            number -= stream.length
+        for name, start in self._starts.items():
+            if start <= number < start + self.streams[name].length:
+                return Record(name, 0, number - start)
         raise IndexError(f"sample {number} behind the last of {len(self)}")
 
     def collater(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -54,13 +54,14 @@ class StreamFolders:
         Args:
             training: whether images are cropped at random and sources of text mixed.
             combine: read further shards (train1, ...) of a flat text folder too.
+            fingerprint: of the visual tokenizer whose cached codes are wanted, None for none.
         """
-        streams = {}
-        for name in self._paths:
-            streams[name] = (
-                self._text(split, training, combine) if name == "text" else self._images(name, split, training)
-            )
-        return streams
+        return {
+            name: self._text(split, training, combine)
+            if name == "text"
+            else self._images(name, split, training, fingerprint)
+            for name in self._paths
+        }
 
     def _text(self, split: str, training: bool, combine: bool) -> Stream:
         args, symbols = self._args, self._symbols
