@@ -52,7 +52,7 @@ def write_folder(
             file = f"{split}-{number:05d}.tar"
             index = pack_tar(output / source / file, _checked(part, encoder, split), settings, encoder)
             path = output / "work" / f"{source}-{file}.idx"
-            index.save(path, output / "rejected" / source / f"{file}.jsonl")
+            index.save(path)
             indexes.append((source, path))
             hashes.append(index.tar["sha256"])
             number += 1

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.fairseq_index import token_dtype
-from data_prep.files import copy, replacing
+from data_prep.files import copy, replacing, write_text
 from data_prep.images.captions import TOKENIZER_FILES, CaptionEncoder
 from data_prep.images.layout import CAPTION_PARTS, FORMAT, IMAGE, IMAGE_PARTS, KIND, index_name
 from data_prep.images.settings import ImageSettings
-from data_prep.images.shard_index import load_index
+from data_prep.images.shard_index import load_index, load_rejected
 from data_prep.manifest import DICTIONARY, MANIFEST, describe_file, write_manifest
 from data_prep.recipe import SOURCE_NAME, SPLITS, SourceInfo
 
@@ -25,6 +25,7 @@ REPLACED = ".replaced.json"
 INDEX_FILE = re.compile(rf"({'|'.join(SPLITS)})\.({'|'.join((*IMAGE_PARTS, *CAPTION_PARTS))})\.npy")
 # a reason for rejection, and which split keeps an image that several have
 IN_ANOTHER_SPLIT = "in_another_split"
+REJECTED = "rejected"
 PRIORITY = ("test", "valid", "train")
 
 
@@ -66,6 +67,7 @@ def publish(
     counts = {source: {"read": 0, "rejected": Counter(), "splits": {}} for source in sources}
     totals: dict[str, Counter] = {split: Counter() for split in SPLITS}
     tars, damaged = [], []
+    rejected: dict[str, list[tuple[str, str, str]]] = {source: [] for source in sources}
     for source, path in indexes:
         header, arrays = load_index(path)
         tars.append({"source": source, **header["tar"]})
@@ -73,6 +75,7 @@ def publish(
             damaged.append({"file": f"{source}/{header['tar']['file']}", "reason": header["damage"]})
         counts[source]["read"] += header["read"]
         counts[source]["rejected"].update(header["rejected"])
+        rejected[source] += [(header["tar"]["file"], *record) for record in load_rejected(arrays)]
         for number, split in enumerate(SPLITS):
             images, rows, tokens = others.keep(arrays, number)
             here = Counter(images=len(images), records=len(rows) if encoder else len(images), tokens=int(tokens.sum()))
@@ -80,8 +83,10 @@ def publish(
             totals[split].update(here)
             of_source = counts[source]["splits"].setdefault(split, Counter())
             of_source.update({key: here[key] for key in ("images", "records", "tokens")})
-            if dropped := others.dropped(arrays, number, bool(encoder)):
-                counts[source]["rejected"].update({IN_ANOTHER_SPLIT: dropped})
+            copies = others.dropped(arrays, number, bool(encoder))
+            counts[source]["rejected"].update({IN_ANOTHER_SPLIT: len(copies)})
+            rejected[source] += [(header["tar"]["file"], name, IN_ANOTHER_SPLIT) for name in copies]
+    _list_rejected(output / REJECTED, rejected)
     _check_totals(output, totals, counts)
     dtype = token_dtype(encoder.size) if encoder else None
     written = {}
@@ -121,39 +126,44 @@ def publish(
 
 
 class _Copies:
-    """Which images stay where equal bytes are in several splits: copies in an earlier one of PRIORITY are kept."""
+    """Which images stay where equal bytes are in several splits: those of the first of PRIORITY that has them."""
 
     def __init__(self, paths: Sequence[Path]):
-        self._held: dict[str, set[bytes]] = {}
-        for split in PRIORITY[:-1]:
-            self._held[split] = set()
+        held = {split: [np.zeros(0, np.uint64)] for split in PRIORITY[:-1]}
         for path in paths:
             _, arrays = load_index(path)
-            for split in PRIORITY[:-1]:
-                chosen = arrays["images"]["digest"][arrays["splits"] == SPLITS.index(split)]
-                self._held[split].update(map(bytes, chosen))
+            for split, keys in held.items():
+                keys.append(_keys(arrays["images"])[arrays["splits"] == SPLITS.index(split)])
+        self._held = {split: np.unique(np.concatenate(keys)) for split, keys in held.items()}
 
     def keep(self, arrays: dict, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows of the images of a split that stay, of their records, and the records' numbers of tokens."""
         chosen = (arrays["splits"] == number) & ~self._elsewhere(arrays, number)
-        records = np.flatnonzero(chosen[arrays["rows"]]) if len(arrays["rows"]) else np.zeros(0, np.int64)
+        records = np.flatnonzero(chosen[arrays["rows"]])
         sizes = np.diff(arrays["starts"].astype(np.int64))
         return np.flatnonzero(chosen), records, sizes[records]
 
-    def dropped(self, arrays: dict, number: int, captions: bool) -> int:
-        """Records of the split that don't stay."""
+    def dropped(self, arrays: dict, number: int, captions: bool) -> list[str]:
+        """Names of the images of the split that don't stay, one for each record."""
         gone = (arrays["splits"] == number) & self._elsewhere(arrays, number)
-        return int(gone[arrays["rows"]].sum() if captions else gone.sum())
+        rows = arrays["rows"][gone[arrays["rows"]]] if captions else np.flatnonzero(gone)
+        ends = arrays["images"]["name_end"].astype(np.int64)[rows]
+        starts = ends - _name_sizes(arrays)[rows]
+        return [arrays["names"][a:b].tobytes().decode("utf-8") for a, b in zip(starts, ends, strict=True)]
 
     def _elsewhere(self, arrays: dict, number: int) -> np.ndarray:
-        before = PRIORITY[: PRIORITY.index(SPLITS[number])]
-        held = [self._held[split] for split in before if self._held[split]]
-        found = np.zeros(len(arrays["images"]), bool)
-        if held:
-            for row in np.flatnonzero(arrays["splits"] == number):
-                digest = bytes(arrays["images"]["digest"][row])
-                found[row] = any(digest in digests for digests in held)
+        keys = _keys(arrays["images"])
+        found = np.zeros(len(keys), bool)
+        for split in PRIORITY[: PRIORITY.index(SPLITS[number])]:
+            held = self._held[split]
+            if len(held):
+                found |= held[np.minimum(np.searchsorted(held, keys), len(held) - 1)] == keys
         return found
+
+
+def _keys(images: np.ndarray) -> np.ndarray:
+    """[I] first eight bytes of the hashes: two of ten million images have the same once in 400,000 collections."""
+    return np.ascontiguousarray(images["digest"][:, :8]).view(np.uint64)[:, 0]
 
 
 def _name_sizes(arrays: dict) -> np.ndarray:
@@ -164,7 +174,17 @@ def _check_totals(output: Path, totals: dict[str, Counter], counts: dict) -> Non
     if not totals["train"]["images"]:
         rejected = sum((count["rejected"] for count in counts.values()), Counter())
         why = ", ".join(f"{reason} {records}" for reason, records in rejected.most_common(5)) or "nothing was read"
-        raise ValueError(f"{output}: no image for training was accepted ({why}); see {output / 'rejected'}")
+        raise ValueError(f"{output}: no image for training was accepted ({why}); see {output / REJECTED}")
+
+
+def _list_rejected(folder: Path, rejected: dict[str, list[tuple[str, str, str]]]) -> None:
+    """FOLDER/SOURCE.jsonl: tar, image and reason of every record that was not taken."""
+    for source, records in rejected.items():
+        lines = (json.dumps({"tar": tar, "name": name, "reason": reason}) + "\n" for tar, name, reason in records)
+        write_text(folder / f"{source}.jsonl", "".join(lines))
+    for path in folder.glob("*.jsonl"):
+        if path.stem not in rejected:
+            path.unlink()
 
 
 def _write_split(
@@ -221,7 +241,7 @@ def _array(path: Path, dtype, length: int) -> Iterator:
 
 
 def _describe(source: Published, count: dict) -> dict:
-    rejected = dict(sorted(count["rejected"].items()))
+    rejected = dict(sorted((+count["rejected"]).items()))
     return {
         "folder": source.folder,
         "packed": source.packed,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.files import replacing, write_text
+from data_prep.files import replacing
 from data_prep.images.captions import BadCaption, CaptionEncoder, clean_caption
 from data_prep.images.decoding import BadImage, check_image
 from data_prep.images.layout import DIGEST_BYTES, IMAGE
@@ -19,7 +19,7 @@ from data_prep.recipe import SPLITS
 NO_CAPTION = "no_caption"
 # captions that are encoded at once
 BATCH = 1000
-ARRAYS = ("images", "splits", "names", "rows", "starts", "tokens")
+ARRAYS = ("images", "splits", "names", "rows", "starts", "tokens", "rejected")
 
 
 def split_of(digest: bytes, settings: ImageSettings) -> str:
@@ -55,25 +55,26 @@ class ShardIndex:
             "rejected": dict(sorted(reasons.items())),
         }
 
-    def save(self, path: Path, rejected: Path) -> None:
-        """Write PATH, from then on the tar counts as done, and the list of rejected records before it."""
-        if self.rejected:
-            lines = (json.dumps({"name": name, "reason": reason}) for name, reason in self.rejected)
-            write_text(rejected, "\n".join(lines) + "\n")
-        else:
-            rejected.unlink(missing_ok=True)
+    def save(self, path: Path) -> None:
+        """Write PATH; from then on the tar counts as done."""
         header = json.dumps({**self.counts(), "damage": self.damage, "tar": self.tar}).encode()
         with replacing(path) as temporary, open(temporary, "wb") as file:
             np.save(file, np.frombuffer(header, np.uint8), allow_pickle=False)
-            for name in ARRAYS:
-                np.save(file, self.arrays[name], allow_pickle=False)
+            rejected = np.frombuffer(json.dumps(self.rejected).encode(), np.uint8)
+            for array in (*(self.arrays[name] for name in ARRAYS[:-1]), rejected):
+                np.save(file, array, allow_pickle=False)
 
 
-def load_index(path: Path, arrays: bool = True) -> tuple[dict, dict[str, np.ndarray]]:
-    """What `ShardIndex.save` wrote: {"read", "accepted", "rejected", "damage", "tar"} and the arrays (if asked for)."""
+def load_index(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """What `ShardIndex.save` wrote: {"read", "accepted", "rejected", "damage", "tar"} and the arrays."""
     with open(path, "rb") as file:
         header = json.loads(np.load(file, allow_pickle=False).tobytes())
-        return header, {name: np.load(file, allow_pickle=False) for name in ARRAYS} if arrays else {}
+        return header, {name: np.load(file, allow_pickle=False) for name in ARRAYS}
+
+
+def load_rejected(arrays: dict[str, np.ndarray]) -> list[tuple[str, str]]:
+    """Name of the image and reason of each record that was not taken."""
+    return [tuple(record) for record in json.loads(arrays["rejected"].tobytes())]
 
 
 class IndexBuilder:

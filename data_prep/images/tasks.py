@@ -145,7 +145,7 @@ def do_task(task: Task, settings: ImageSettings, encoder: CaptionEncoder | None,
         index = _index_tar(task, settings, encoder)
     else:
         index = pack_tar(output / task.source / task.file, _loose(task, settings), settings, encoder)
-    index.save(task.index(output), output / "rejected" / task.source / f"{task.file}.jsonl")
+    index.save(task.index(output))
     counts, seconds = index.counts(), max(time.monotonic() - start, 1e-3)
     why = "".join(f", {reason} {records:,}" for reason, records in counts["rejected"].items())
     logger.info(
