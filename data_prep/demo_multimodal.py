@@ -1,7 +1,7 @@
 """Prepare the image-text demonstration: drawn emoji with captions, photos, questions on images; all out of packages.
 
 python -m data_prep.demo_multimodal --output data/demo-multimodal
-    text/ pairs/ images/ for pre-training; vqa.*, nlvr2.*, captions.* and their images for fine-tuning
+    text/ pairs/ images/ for pre-training; vqa.*, nlvr2.*, captioning.* and their images for fine-tuning
 python -m data_prep.demo_multimodal --output data/demo-multimodal-14 --languages en de fr es ja zh
     some captions are the emoji's names in these languages
 
@@ -26,7 +26,7 @@ from datatrove.utils.logging import logger
 from data_prep.demo_english import find_dump
 from data_prep.demo_multimodal_drawing import Draughtsman, png
 from data_prep.demo_multimodal_emoji import LANGUAGES, find_font, read_emoji
-from data_prep.demo_multimodal_folders import prepare_images, prepare_text, write_tar
+from data_prep.demo_multimodal_folders import pack_pictures, prepare_text
 from data_prep.demo_multimodal_indexes import answer_prior, write_captions, write_statements, write_vqa
 from data_prep.demo_multimodal_photos import EasyVQA, crop, read_easy_vqa, read_photos
 from data_prep.demo_multimodal_scenes import Scenes, caption
@@ -114,15 +114,18 @@ def make(output: Path, cache: Path, amounts: Amounts, languages: tuple[str, ...]
         return found
     done.unlink(missing_ok=True)
     makers, raw = Makers(cache, amounts, languages), output / "work" / fingerprint[:16]
-    texts = {}
-    for split in SPLITS:
-        logger.info(f"drawing pictures: {split}")
-        texts[split] = write_tar(raw / f"pairs-{split}.tar", makers.pairs(split))
-        write_tar(raw / f"images-{split}.tar", ((content, None) for content in makers.images(split)))
+    logger.info("drawing pictures with captions")
+    pairs = {split: list(makers.pairs(split)) for split in SPLITS}
+    texts = {split: [text for _, text in records] for split, records in pairs.items()}
     prepare_text(output / "text", raw, find_dump(cache, None), texts, amounts.vocab_size, workers)
     for name in ("dict.txt", "spm.model"):
         copy(output / "text" / name, output / name)
-    counts = {name: prepare_images(output / name, raw, name, output / "text", workers) for name in ("pairs", "images")}
+    logger.info("packing pictures")
+    images = {split: ((content, None) for content in makers.images(split)) for split in SPLITS}
+    counts = {
+        "pairs": pack_pictures(output / "pairs", pairs, output / "text"),
+        "images": pack_pictures(output / "images", images, None),
+    }
     counts |= write_indexes(output, makers)
     found = {"fingerprint": fingerprint, **settings, "emoji": len(makers.emoji), "counts": counts}
     found["answer_prior"] = answer_prior(makers.easy)
@@ -134,12 +137,12 @@ def make(output: Path, cache: Path, amounts: Amounts, languages: tuple[str, ...]
 def write_indexes(output: Path, makers: Makers) -> dict[str, dict[str, int]]:
     """The files of the fine-tuning tasks; returns how many records each split has."""
     easy: EasyVQA = makers.easy
-    counts = {"vqa": write_vqa(output, easy), "captions": {}, "nlvr2": {}}
+    counts = {"vqa": write_vqa(output, easy), "captioning": {}, "nlvr2": {}}
     few = makers.chance("emoji", "statements").sample(makers.emoji, min(STATEMENT_EMOJI, len(makers.emoji)))
     for split in SPLITS:
         scenes = Scenes(makers.emoji, makers.chance("captions", split))
         drawn = [scenes.scene() for _ in range(makers.amounts.of("captions", split))]
-        counts["captions"][split] = write_captions(output, split, drawn, makers.draughtsman)
+        counts["captioning"][split] = write_captions(output, split, drawn, makers.draughtsman)
         scenes = Scenes(few, makers.chance("nlvr2", split))
         count = makers.amounts.of("statements", split)
         counts["nlvr2"][split] = write_statements(output, split, count, scenes, makers.draughtsman)

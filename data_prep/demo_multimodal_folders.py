@@ -1,19 +1,20 @@
-"""The demonstration's folders for pre-training: tars of pictures, and text, pairs and images prepared of them."""
+"""The demonstration's folders for pre-training: text, pictures with captions, pictures without."""
 
-import io
 import json
-import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from data_prep.demo_english import INFO
 from data_prep.demo_multimodal_photos import attribution
 from data_prep.executors import Executor
-from data_prep.files import replacing, write_text
+from data_prep.files import write_text
+from data_prep.images.pack import write_folder
+from data_prep.images.settings import ImageSettings
 from data_prep.pipeline import prepare
 from data_prep.recipe import InputFile, Recipe, Settings, SourceInfo
 
 CAPTIONS_A_DOCUMENT = 8
+SMALLEST_SIDE = 16  # pixels
 DRAWINGS = SourceInfo(
     "pictures: Creative Commons Attribution-ShareAlike 4.0 (CC BY-SA 4.0); names: BSD-3-Clause",
     "Emoji designed by OpenMoji, the open-source emoji and icon project (openmoji.org), from the package "
@@ -23,28 +24,6 @@ PICTURES = SourceInfo(
     f"drawings: {DRAWINGS.license}; photos: public domain, CC0 or CC BY 2.0, by photo; easy-VQA: MIT",
     f"{DRAWINGS.attribution} {attribution()} Images of easy-VQA by Victor Zhou, from the package easy-vqa.",
 )
-
-
-def write_tar(path: Path, records: Iterable[tuple[bytes, str | None]]) -> list[str]:
-    """Write pictures, with their captions beside them, as webdataset does; equal records give an equal file.
-
-    Returns:
-        the captions, in the order of the pictures.
-    """
-    captions = []
-    with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for number, (picture, caption) in enumerate(records):
-            _add(archive, f"{number:06d}.png", picture)
-            if caption is not None:
-                _add(archive, f"{number:06d}.txt", caption.encode("utf-8"))
-                captions.append(caption)
-    return captions
-
-
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    archive.addfile(info, io.BytesIO(content))
 
 
 def prepare_text(
@@ -69,6 +48,21 @@ def prepare_text(
     return prepare(recipe, settings, output, Executor("local", workers=workers))
 
 
-def prepare_images(output: Path, raw: Path, name: str, text: Path, workers: int | None) -> dict[str, int]:
-    """Make RAW/<name>-<split>.tar a prepared image folder; returns the number of records of each split."""
-    raise NotImplementedError
+def pack_pictures(
+    output: Path, records_by_split: Mapping[str, Iterable[tuple[bytes, str | None]]], text: Path | None
+) -> dict[str, int]:
+    """Make OUTPUT a prepared image folder of these pictures; returns the number of records of each split.
+
+    Args:
+        records_by_split: split -> (PNG file, caption or None). text: prepared text folder that encodes captions.
+    """
+    splits = {split: _named(records) for split, records in records_by_split.items()}
+    info = DRAWINGS if text is not None else PICTURES
+    settings = ImageSettings(min_side=SMALLEST_SIDE)
+    manifest = write_folder(output, splits, dictionary_folder=text, settings=settings, source="demo", info=info)
+    return {split: part["records"] for split, part in manifest["splits"].items()}
+
+
+def _named(records: Iterable[tuple[bytes, str | None]]) -> Iterator[tuple[str, bytes, str | None]]:
+    for number, (picture, caption) in enumerate(records):
+        yield f"{number:06d}.png", picture, caption

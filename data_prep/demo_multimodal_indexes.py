@@ -77,13 +77,13 @@ def answer_prior(easy: EasyVQA) -> dict[str, float]:
 
 
 def write_captions(folder: Path, split: str, scenes: Sequence[Scene], draughtsman: Draughtsman) -> int:
-    """captions.SPLIT.jsonl with every true caption of each scene, and the pictures; returns the number of captions."""
+    """captioning.SPLIT.jsonl with every true caption of each scene, and the pictures; returns their number."""
     records = []
     for number, scene in enumerate(scenes):
         path = f"drawn/captions-{split}/{number}.png"
         write_picture(folder / path, png(draughtsman.draw(scene)))
         records += [{"image_path": path, "text_segment": text, "image_id": number} for text in captions(scene)]
-    return write_lines(folder / f"captions.{split}.jsonl", records)
+    return write_lines(folder / f"captioning.{split}.jsonl", records)
 
 
 def write_statements(folder: Path, split: str, count: int, scenes: Scenes, draughtsman: Draughtsman) -> int:
