@@ -101,12 +101,13 @@ def compute(
 ) -> None:
     """Codes of one split: this process's parts, and the whole when no part is missing."""
     folder, size = arguments.folder, arguments.image_size
+    shards = ImageShards(folder, split)
     place = codes_folder(folder, split, fingerprint, size)
     meta = describe(folder, split, fingerprint, size, tokenizer.patch_size, tokenizer.num_codes)
     if read_meta(place) == meta:
         print(f"{place} is there")
         return
-    images = FittedImages(ImageShards(folder, split), size)
+    images = FittedImages(shards, size)
     # the number of images is in the name, so that another --part begins anew
     parts = [
         (place / PARTS / f"{start:09}-{min(start + arguments.part, len(images)):09}.npy", start)

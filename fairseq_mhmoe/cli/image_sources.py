@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq_mhmoe.data.image_shards import MANIFEST, ImageShards
+from fairseq_mhmoe.data.image_shards import MANIFEST, ImageShards, index_name
 from fairseq_mhmoe.data.images import SUFFIXES, BadImage, decode_image
 
 if TYPE_CHECKING:
@@ -49,7 +49,13 @@ def choose(folder: Path, count: int, held_out: int, seed: int) -> tuple[list[Ima
     prepared = [part for part in (folder, *(folder / name for name in STREAMS)) if _is_image_folder(part)]
     rng = random.Random(seed)
     if prepared:
-        return _draw(prepared, "train", count, rng), _draw(prepared, "valid", held_out, rng)
+        chosen, others = _draw(prepared, "train", count, rng), _draw(prepared, "valid", held_out, rng)
+        if not others:  # the folder was prepared without such a split
+            aside = max(1, round(HELD_OUT * len(chosen)))
+            chosen, others = chosen[aside:], chosen[:aside][:held_out]
+        if not chosen:
+            raise ValueError(f"too few images for training in {', '.join(map(str, prepared))}")
+        return chosen, others
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower().lstrip(".") in SUFFIXES)
     if len(files) < 2:
         raise ValueError(
@@ -63,15 +69,13 @@ def choose(folder: Path, count: int, held_out: int, seed: int) -> tuple[list[Ima
 
 
 def _is_image_folder(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file() and (folder / "train.images.npy").is_file()
+    return (folder / MANIFEST).is_file() and (folder / index_name("train", "images")).is_file()
 
 
 def _draw(folders: list[Path], split: str, count: int, rng: random.Random) -> list[ImageRecord]:
-    """Different images of a split of several folders, each image with the same chance as its captions together."""
-    parts = [ImageShards(folder, split) for folder in folders]
+    """Different images of a split of several folders; an image with several captions has a chance for each."""
+    parts = [ImageShards(folder, split) for folder in folders if (folder / index_name(split, "images")).is_file()]
     total = sum(map(len, parts))
-    if not total:
-        raise ValueError(f"no images in split {split} of {', '.join(map(str, folders))}")
     chosen: dict[tuple[int, int], ImageRecord] = {}
     for number in rng.sample(range(total), min(total, count)):
         part = 0

@@ -16,7 +16,9 @@ from fairseq_mhmoe.vision.tokenizer import nearest_code, normalised, to_pixels
 from fairseq_mhmoe.vision.vqvae import PatchVQ, PatchVQConfig
 
 KMEANS_ROUNDS = 10
-KMEANS_ROWS_PER_CODE = 64
+# patches for it: enough for each code, and no more than a CPU compares in seconds unless there are many codes
+KMEANS_ROWS_PER_CODE = (4, 64)
+KMEANS_ROWS = 1 << 15
 LAST_RESTART = 0.8  # of the steps: the decoder has the rest to get used to the last codes
 
 
@@ -181,7 +183,8 @@ def train(
 @torch.no_grad()
 def _rows_for_kmeans(tokenizer: PatchVQ, draw: Callable[[], Tensor]) -> Tensor:
     """Features [R, C] of enough crops for k-means."""
-    wanted = KMEANS_ROWS_PER_CODE * tokenizer.num_codes
+    least, most = (rows * tokenizer.num_codes for rows in KMEANS_ROWS_PER_CODE)
+    wanted = max(least, min(most, KMEANS_ROWS))
     rows = []
     while sum(map(len, rows)) < wanted:
         rows.append(tokenizer.features(to_pixels(draw())).flatten(0, -2))
