@@ -7,12 +7,14 @@ MH-MoE gets as many (smaller) experts as make its parameters equal to X-MoE's (M
 from dataclasses import dataclass, replace
 
 from fairseq_mhmoe.cli.cost_models import words_model
-from fairseq_mhmoe.moe.cost import Cost, LanguageModelShape, model_cost
+from fairseq_mhmoe.moe.cost import Cost, LanguageModelShape
+from fairseq_mhmoe.moe.multimodal_cost import MultimodalShape, cost_of
 from fairseq_mhmoe.moe.parity import count_for_params, everything, nearest_multiple, width_for_flops
 
 TOKENS_PER_SAMPLE = 128
 SEQUENCES_PER_UPDATE = 8
 UPDATES = 400
+Shape = LanguageModelShape | MultimodalShape
 WIDTH_STEP = 8  # inner widths are multiples of this: what matrix kernels like
 
 BODY = {
@@ -86,7 +88,7 @@ def demo_models(vocab_size: int) -> list[DemoModel]:
 def make_model(name: str, settings: dict, vocab_size: int) -> DemoModel:
     """A model of the common body with these options on top, and what it costs."""
     settings = settings | BODY
-    return DemoModel(name, words_of(settings), model_cost(shape_of(settings, vocab_size)))
+    return DemoModel(name, words_of(settings), cost_of(shape_of(settings, vocab_size)))
 
 
 def shape_of(settings: dict, vocab_size: int) -> LanguageModelShape:
@@ -95,18 +97,18 @@ def shape_of(settings: dict, vocab_size: int) -> LanguageModelShape:
     return words_model(words, vocab_size).shape
 
 
-def with_experts(shape: LanguageModelShape, **changes) -> LanguageModelShape:
+def with_experts(shape: Shape, **changes) -> Shape:
     """The shape with some fields of its MoE layers changed."""
     return replace(shape, moe=replace(shape.moe, **changes))
 
 
-def solve_expert_width(shape: LanguageModelShape, flops: int) -> int:
+def solve_expert_width(shape: Shape, flops: int) -> int:
     """The inner width, a multiple of WIDTH_STEP, whose FLOPs per token are nearest to `flops`."""
-    missing = (flops - model_cost(shape).flops_per_token) // shape.moe_layers
+    missing = (flops - cost_of(shape).flops_per_token) // shape.moe_layers
     return nearest_multiple(width_for_flops(shape.moe, everything(shape.moe).flops + missing), WIDTH_STEP)
 
 
-def solve_expert_count(shape: LanguageModelShape, params: int) -> int:
+def solve_expert_count(shape: Shape, params: int) -> int:
     """The number of experts whose total parameters are nearest to `params`."""
-    missing = (params - model_cost(shape).params_total) // shape.moe_layers
+    missing = (params - cost_of(shape).params_total) // shape.moe_layers
     return max(shape.moe.top_k, round(count_for_params(shape.moe, everything(shape.moe).params + missing)))
