@@ -25,7 +25,7 @@ DEFINITION = (
 class LayerCounts:
     """What one MoE layer did over a text: integer sums, so that texts can be added in any order."""
 
-    layer: int  # number of the block in the model
+    layer: int | str  # number of the block in the model, with a modality where it has its own experts
     top_k: int
     heads: int
     selections: Tensor  # [N] int64, before capacity dropped any
@@ -140,20 +140,26 @@ def curve(counts: Sequence[LayerCounts], thresholds: Sequence[float]) -> list[di
     return [{"over_even": each.threshold / even, **asdict(each)} for each in shares]
 
 
+def block_of(counts: LayerCounts) -> str:
+    """The block in which a set of experts is."""
+    return str(counts.layer).partition("_")[0]
+
+
 def report(counts: Sequence[LayerCounts], threshold: float | None, thresholds: Sequence[float]) -> dict:
     """All figures of one model over one text: L layers, their averages, the curve over thresholds.
 
     Raises:
         ValueError: the text had no tokens.
     """
-    if counts[0].sub_tokens == 0:
+    if not any(layer.sub_tokens for layer in counts):
         raise ValueError("the text has no tokens; name a split or a file with text")
     layers = [layer_figures(layer, threshold) for layer in counts]
     means = averages(layers)
     activated = activation_of([layer.stats() for layer in counts], counts[0].heads, threshold_of(counts[0], threshold))
+    block = [layer for layer in counts if block_of(layer) == block_of(counts[0])]
     return {
-        "tokens": counts[0].tokens,
-        "sub_tokens": counts[0].sub_tokens,
+        "tokens": sum(layer.tokens for layer in block),
+        "sub_tokens": sum(layer.sub_tokens for layer in block),
         "activated_experts": asdict(activated),
         **{name: mean for name, mean in means.items() if not name.startswith("activated_")},
         "layers": layers,

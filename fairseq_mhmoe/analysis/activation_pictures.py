@@ -38,7 +38,8 @@ def grid(figures: dict, scale: str) -> np.ndarray:
     selections = np.array([layer["selections"] for layer in figures["layers"]], dtype=np.float64)
     if scale == "relative":
         return selections / np.maximum(selections.mean(axis=1, keepdims=True), 1e-9)
-    return selections / figures["tokens" if scale == "per-token" else "sub_tokens"]
+    unit = "tokens" if scale == "per-token" else "sub_tokens"
+    return selections / np.array([[max(layer[unit], 1)] for layer in figures["layers"]])
 
 
 def heat_maps(panels: Sequence[Sequence[tuple[str, dict] | None]], scale: str = "relative", note: str = "") -> Figure:

@@ -1,4 +1,7 @@
-"""One model over one text: the selections of its experts, source by source, batch by batch."""
+"""One model over one text: the selections of its experts, source by source, batch by batch.
+
+Language models read a text, multimodal ones the streams of their data (activation_streams.py).
+"""
 
 import sys
 import time
@@ -27,9 +30,15 @@ def figures_by_source(
     counts: dict[str, list[LayerCounts]], threshold: float | None, thresholds: Sequence[float]
 ) -> dict:
     """`report` of all sources together, and under "sources" that of each one which has tokens."""
-    figures = report(total_counts(list(counts.values())), threshold, thresholds)
-    there = {name: layers for name, layers in counts.items() if layers[0].sub_tokens}
+    total = total_counts(list(counts.values()))
+    figures = report(in_use(total) or total, threshold, thresholds)
+    there = {name: in_use(layers) for name, layers in counts.items() if in_use(layers)}
     return {**figures, "sources": {name: report(layers, threshold, thresholds) for name, layers in there.items()}}
+
+
+def in_use(layers: Sequence[LayerCounts]) -> list[LayerCounts]:
+    """Those that have seen a token: all, but for experts of the other modality."""
+    return [layer for layer in layers if layer.sub_tokens]
 
 
 def progress(label: str, batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -2,7 +2,9 @@
 
     mhmoe-analyze activation runs/mhmoe/checkpoint_best.pt data/wiki
     mhmoe-analyze activation runs/{smoe,mhmoe}/checkpoint_best.pt data/wiki --labels SMoE MH-MoE --by-source
+    mhmoe-analyze activation runs/multimodal/checkpoint_best.pt data/multimodal --streams pair --max-records 1000
 
+Multimodal models read the images, texts and pairs of their data; images and texts are counted apart, as sources.
 Writes activation.json (all figures), activation.png (heat maps layers x experts, one colour scale for all models),
 activation-thresholds.png (the share of activated experts for any threshold), and with --by-source
 activation-by-source.png. Checkpoints of any number of ranks are read in one process. docs/analysis.md explains.
@@ -22,8 +24,10 @@ from fairseq_mhmoe.analysis.activation_pictures import (
     thresholds_picture,
 )
 from fairseq_mhmoe.analysis.activation_run import count, figures_by_source, progress
+from fairseq_mhmoe.analysis.activation_streams import count_streams
 from fairseq_mhmoe.analysis.pictures import save_png
-from fairseq_mhmoe.cli.analyze_text import add_text_arguments, batches_of, check_text, load, named
+from fairseq_mhmoe.cli.analyze_streams import add_stream_arguments, check_streams, load_any, stream_batches_of
+from fairseq_mhmoe.cli.analyze_text import add_text_arguments, batches_of, check_text, named
 from fairseq_mhmoe.cli.files import write_json
 from fairseq_mhmoe.cli.text_table import text_table
 
@@ -44,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `mhmoe-analyze activation`."""
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="of one or more models")
     add_text_arguments(parser)
+    add_stream_arguments(parser)
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="of the models (default: the checkpoints' folders)")
     parser.add_argument(
         "--threshold",
@@ -98,6 +103,7 @@ def run(arguments: argparse.Namespace) -> None:
 def check(arguments: argparse.Namespace) -> None:
     """ValueError for options that can't be."""
     check_text(arguments)
+    check_streams(arguments)
     if arguments.threshold is not None and not 0 <= arguments.threshold < float("inf"):
         raise ValueError(f"--threshold is {arguments.threshold}; expected a selection frequency, 0 or more")
     check_labels(arguments.labels, arguments.checkpoints)
@@ -142,15 +148,15 @@ def default_labels(checkpoints: Sequence[Path]) -> list[str]:
 
 def measure(label: str, checkpoint: Path, arguments: argparse.Namespace) -> dict:
     """What is known of one checkpoint, and "counts" of each source; a dense model has "experts" None and no counts."""
-    loaded = load(checkpoint, arguments)
+    loaded = load_any(checkpoint, arguments)
     layers = loaded.moe_layers()
     if not layers:
         print(f"{label}: a dense model, it has no experts to look at", flush=True)
         return {"experts": None}
     config = layers[0][1].config
-    names, batches = batches_of(loaded, arguments)
+    names, batches = stream_batches_of(loaded, arguments) if loaded.multimodal else batches_of(loaded, arguments)
     torch.manual_seed(arguments.seed)
-    counts = count(loaded, names, progress(label, batches))
+    counts = (count_streams if loaded.multimodal else count)(loaded, names, progress(label, batches))
     return {
         "experts": config.num_experts,
         "top_k": config.top_k,
@@ -165,7 +171,7 @@ def write(arguments: argparse.Namespace, models: list[dict]) -> None:
     """activation.json and the pictures, and a table to read."""
     folder = arguments.output
     text = {"data": str(arguments.data), "max_tokens": arguments.max_tokens, "batch_size": arguments.batch_size}
-    text |= named(arguments)
+    text |= named(arguments) | {"streams": arguments.streams, "max_records": arguments.max_records}
     stated = "K / (2 N) of each model" if arguments.threshold is None else arguments.threshold
     content = {**text, "threshold": stated, "definition": DEFINITION, "models": models}
     pictures = {

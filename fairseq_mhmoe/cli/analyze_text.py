@@ -1,7 +1,7 @@
 """The text that `mhmoe-analyze activation` and `diversity` read: their common options, and the model that reads it."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fairseq_mhmoe.analysis.activation_text import Batch, split_batches, text_batches
@@ -40,10 +40,12 @@ def check_text(arguments: argparse.Namespace, *counts: str) -> None:
                 raise ValueError(f"--{option} and --text both say what to read; leave one of them out")
 
 
-def load(checkpoint: Path, arguments: argparse.Namespace) -> Loaded:
+def load(checkpoint: Path, arguments: argparse.Namespace, kinds: Sequence[str] = ("language",)) -> Loaded:
     """The model, whose task reads the sources asked for, each token once, in blocks that the model takes."""
     changes = {"sources": arguments.sources, "source_weights": None}
-    loaded = load_checkpoint(checkpoint, arguments.data, arguments.device, changes)
+    loaded = load_checkpoint(checkpoint, arguments.data, arguments.device, changes, kinds)
+    if loaded.multimodal:
+        return loaded
     length = arguments.tokens_per_sample or loaded.task.args.tokens_per_sample
     extra = 1 if loaded.task.args.add_bos_token else 0
     if arguments.tokens_per_sample and length + extra > loaded.longest:
