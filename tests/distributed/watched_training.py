@@ -43,7 +43,10 @@ def digest(value):
         return {f"{key}.{path}": h for key, item in value.items() for path, h in digest(item).items()}
     if isinstance(value, list | tuple):
         return digest(dict(enumerate(value)))
-    content = value.contiguous().flatten().view(torch.uint8).numpy().tobytes() if torch.is_tensor(value) else repr(value).encode()
+    if torch.is_tensor(value):
+        content = value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    else:
+        content = repr(value).encode()
     return {"": hashlib.sha256(content).hexdigest()}
 
 
