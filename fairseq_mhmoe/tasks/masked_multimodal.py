@@ -47,6 +47,7 @@ class MaskedMultimodalTask(FairseqTask):
         self.symbols = Symbols(*symbols, first=dictionary.nspecial, end=len(dictionary) - 1)
         self._folders = StreamFolders(args, dictionary, dictionary_path, self.symbols)
         self._tokenizer = self._load_tokenizer() if codes_wanted(args) else None
+        self.state.merge_state_dict({"batch_sizes": self.batch_sizes(args.batch_size)})
 
     @classmethod
     def setup_task(cls, args, **kwargs):
@@ -123,17 +124,27 @@ class MaskedMultimodalTask(FairseqTask):
         return tokenizer
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Look at the state in a checkpoint, of which nothing is taken over; ValueError as `check_state`."""
-        self.check_state(state_dict)
+        """Look at the state in a checkpoint, of which nothing is taken over.
 
-    def check_state(self, state: dict) -> None:
-        """ValueError when the training that left this state had another visual tokenizer."""
-        before, now = state.get("image_tokenizer"), self.state_dict().get("image_tokenizer")
+        Raises:
+            ValueError: the training that left this state had another visual tokenizer.
+        """
+        before, now = state_dict.get("image_tokenizer"), self.state_dict().get("image_tokenizer")
         if None not in (before, now) and before != now:
             raise ValueError(
                 f"the checkpoint was trained with another visual tokenizer (hash {before[:12]}, now {now[:12]}), whose "
                 "codes have other meanings; name that one with --image-tokenizer, or take the weights alone with "
                 "--finetune-from-model"
+            )
+
+    def check_state(self, state: dict) -> None:
+        """Look at the state that a training which is to go on left; ValueError as `load_state_dict`."""
+        self.load_state_dict(state)
+        before, now = state.get("batch_sizes"), self.state.batch_sizes
+        if before is not None and dict(before) != now:
+            logger.warning(
+                f"the checkpoint was trained with {_sizes(before)} per batch, now {_sizes(now)}: the place in the data "
+                "is counted in batches, so that some records come again or are left out in this pass"
             )
 
     def load_dataset(self, split, combine=False, **kwargs):
@@ -165,13 +176,18 @@ class MaskedMultimodalTask(FairseqTask):
         update_epoch_batch_itr=False,
     ):
         """An iterator over batches with so many rows of each stream; arguments of fairseq's get_batch_iterator."""
+        if grouped_shuffling:
+            logger.warning("--grouped-shuffling has no effect: records are shuffled, and batches are alike in size")
         cached = not (disable_iterator_cache or update_epoch_batch_itr)
         if cached and dataset in self.dataset_to_epoch_iter:
             return self.dataset_to_epoch_iter[dataset]
+        sizes = self.batch_sizes(max_sentences)
+        if None in sizes.values():
+            raise ValueError("--batch-size is missing; give the number of rows per stream, batch and process")
         iterator = StreamsIterator(
             dataset,
             self._orders(dataset),
-            self.batch_sizes(max_sentences),
+            sizes,
             seed=seed,
             num_shards=num_shards,
             shard_id=shard_id,
@@ -185,12 +201,9 @@ class MaskedMultimodalTask(FairseqTask):
             self.dataset_to_epoch_iter[dataset] = iterator
         return iterator
 
-    def batch_sizes(self, default: int | None) -> dict[str, int]:
+    def batch_sizes(self, default: int | None) -> dict[str, int | None]:
         """Rows per batch of each stream that is on."""
-        sizes = {name: getattr(self.args, f"{name}_batch_size") or default for name in streams_on(self.args)}
-        if None in sizes.values():
-            raise ValueError("--batch-size is missing; give the number of pairs per batch and process")
-        return sizes
+        return {name: getattr(self.args, f"{name}_batch_size") or default for name in streams_on(self.args)}
 
     def _orders(self, dataset: MultimodalDataset) -> dict[str, Passes | InOrder]:
         if not dataset.training:
@@ -232,3 +245,7 @@ def dictionary_path(args) -> Path:
     if args.text_data is not None or (Path(args.data) / "text").is_dir():
         folders.append(Path(args.text_data or Path(args.data) / "text"))
     return next((folder / DICTIONARY for folder in folders if (folder / DICTIONARY).is_file()), folders[0] / DICTIONARY)
+
+
+def _sizes(batch_sizes: dict[str, int]) -> str:
+    return ", ".join(f"{rows} {name}" for name, rows in batch_sizes.items())

@@ -78,6 +78,7 @@ class MaskedMultimodalConfig(FairseqDataclass):
     sampling_alpha: float = field(
         default=1.0, metadata={"help": "mix the sources of the text stream in proportion to p^ALPHA (as in task gpt)"}
     )
+    batch_size: Optional[int] = II("dataset.batch_size")
     max_tokens: Optional[int] = II("dataset.max_tokens")
     train_subset: str = II("dataset.train_subset")
     seed: int = II("common.seed")

@@ -152,10 +152,10 @@ def test_the_model_learns_from_the_task_what_it_predicts(data):
     assert list(only_text.model_heads()) == ["text"]
 
 
-def test_another_tokenizer_than_the_checkpoints_is_refused(data, tmp_path):
+def test_another_tokenizer_than_the_checkpoints_is_refused(data, tmp_path, caplog):
     task = make_task(data)
     state = task.state_dict()
-    assert state == {"image_tokenizer": load_tokenizer(data / "image_tokenizer.pt").fingerprint()}
+    assert state["image_tokenizer"] == load_tokenizer(data / "image_tokenizer.pt").fingerprint()
     save_tokenizer(PatchVQ(PatchVQConfig(patch_size=8, num_codes=24, width=16)).freeze(), tmp_path / "other.pt")
     other = make_task(data, image_tokenizer=str(tmp_path / "other.pt"))
     for check in (other.check_state, other.load_state_dict):
@@ -163,6 +163,23 @@ def test_another_tokenizer_than_the_checkpoints_is_refused(data, tmp_path):
             check(state)
     make_task(data).check_state(state)
     other.check_state({})
+    assert "per batch" not in caplog.text
+
+
+def test_other_batch_sizes_than_the_checkpoints_are_told(data, caplog):
+    state = make_task(data, batch_size=4).state_dict()
+    make_task(data, batch_size=4, text_batch_size=0).check_state(state)
+    assert "trained with 4 image, 4 text, 4 pair per batch, now 4 image, 4 pair" in caplog.text
+
+
+def test_a_batch_needs_a_size(data):
+    with pytest.raises(ValueError, match="--batch-size is missing"):
+        iterator(make_task(data, image_batch_size=2, text_batch_size=0), max_sentences=None)
+
+
+def test_batches_that_can_not_be_grouped_are_told(data, caplog):
+    iterator(make_task(data, text_batch_size=0), grouped_shuffling=True)
+    assert "--grouped-shuffling has no effect" in caplog.text
 
 
 def test_sources_of_the_text_can_be_mixed(data, tmp_path, write_sources):
