@@ -113,6 +113,7 @@ def spice(
 
     It needs Stanford's models, which pycocoevalcap would download; here they must be there.
     """
+    command([])
     lib = folder / "spice" / "lib"
     missing = [name for name in SPICE_MODELS if not (lib / name).is_file()]
     if missing:
