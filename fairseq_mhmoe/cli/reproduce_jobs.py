@@ -88,18 +88,15 @@ class Progress:
             if run.name not in self._reported:
                 # a resumed run starts near its first line; a new one at 0
                 self._reported[run.name] = 0
-                if update > 2 * run.scale.updates // REPORTS:
-                    self._before[run.name] = update / run.scale.updates
-            self._share[run.name] = update / run.scale.updates
-            place = update * REPORTS // run.scale.updates
+                if update > 2 * run.updates // REPORTS:
+                    self._before[run.name] = update / run.updates
+            self._share[run.name] = update / run.updates
+            place = update * REPORTS // run.updates
             if valid is None and place == self._reported[run.name]:
                 return
             self._reported[run.name] = place
-            if valid is not None:
-                figures = f"valid ppl {float(valid['valid_ppl']):8.2f}"
-            else:
-                figures = f"train ppl {float(inner['ppl']):8.2f}   {float(inner['wps']):6.0f} tokens/s"
-            say(f"      {run.name}: update {update:5d} of {run.scale.updates}   {figures}   {self.all_runs()}")
+            figures = figures_of(inner, valid)
+            say(f"      {run.name}: update {update:5d} of {run.updates}   {figures}   {self.all_runs()}")
 
     def all_runs(self) -> str:
         """ "41 % of all, about 52:10 left", from the pace since this call began."""
@@ -109,6 +106,14 @@ class Progress:
         if here < EARLY * self._total:
             return share
         return f"{share}, about {minutes((self._total - done) / here * (self._clock() - self._start))} left"
+
+
+def figures_of(inner: dict | None, valid: dict | None) -> str:
+    """Of a line of fairseq's log: "valid ppl    12.72", "train ppl 14.20   812 tokens/s"; of answers their score."""
+    name = "vqa_score" if "vqa_score" in (inner or {}) else "ppl"
+    if valid is not None:
+        return f"valid {name} {float(valid[f'valid_{name}']):8.2f}"
+    return f"train {name} {float(inner[name]):8.2f}   {float(inner['wps']):6.0f} tokens/s"
 
 
 def carry_out_all(runs: Sequence[Run], origin: Origin, jobs: int, work: Callable = carry_out) -> None:

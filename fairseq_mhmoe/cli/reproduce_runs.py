@@ -70,9 +70,14 @@ class Run:
         return self.place.output / self.name
 
     @property
+    def updates(self) -> int:
+        """How many it has."""
+        return self.scale.updates
+
+    @property
     def flops(self) -> int:
         """Training FLOPs of the whole run."""
-        return self.model.cost.flops_per_token * self.scale.updates * self.scale.tokens_per_update
+        return self.model.cost.flops_per_token * self.updates * self.scale.tokens_per_update
 
     @property
     def settings(self) -> str:

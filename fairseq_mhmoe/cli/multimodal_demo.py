@@ -1,0 +1,182 @@
+"""The multimodal demonstration: pictures to answers with dense, X-MoE and MH-MoE models of equal training FLOPs.
+
+Started by `bash scripts/run_multimodal.sh`: data, visual tokenizer, masked pre-training, perplexities, questions about
+pictures from pre-training and from scratch. Every step is a program whose command is shown; called again it goes on.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import fairseq_mhmoe
+from fairseq_mhmoe.cli.demo_models import DemoModel
+from fairseq_mhmoe.cli.demo_programs import StepFailed, code_hash, fingerprint, minutes, say
+from fairseq_mhmoe.cli.demo_report import current_commit
+from fairseq_mhmoe.cli.files import write_json
+from fairseq_mhmoe.cli.multimodal_demo_models import (
+    NAMES,
+    QUESTIONS_PER_UPDATE,
+    ROWS,
+    Budget,
+    demo_models,
+    finetuning_words,
+    pretraining_words,
+)
+from fairseq_mhmoe.cli.multimodal_demo_report import (
+    LEGEND,
+    answer_table,
+    finetuning_row,
+    perplexity_table,
+    pretraining_row,
+    sentence,
+)
+from fairseq_mhmoe.cli.multimodal_demo_steps import Place, Training, carry_out, prepare_data, train_tokenizer
+from fairseq_mhmoe.cli.reproduce_jobs import carry_out_all
+from fairseq_mhmoe.cli.work_folder import locked
+
+ROOT = Path(fairseq_mhmoe.__file__).resolve().parents[1]
+DEFAULT_DATA = Path("data/demo-multimodal")
+PAIR_TOKENS = 80  # about, of a picture and its caption or question: for the estimate of time only
+
+
+def parse_arguments(words: list[str] | None) -> argparse.Namespace:
+    """The options of the demonstration; a wrong one ends the program with a usage text."""
+    budget = Budget()
+    parser = argparse.ArgumentParser(prog="bash scripts/run_multimodal.sh", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="prepared folder (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("runs/demo-multimodal"), help="default: %(default)s")
+    numbers = {
+        "updates": (budget.updates, "of pre-training, each model"),
+        "finetuning-updates": (budget.finetuning_updates, "of each fine-tuning"),
+        "tokenizer-steps": (600, "of the visual tokenizer's training"),
+        "tokenizer-images": (4000, "that the visual tokenizer is trained on"),
+        "jobs": (os.cpu_count() or 1, "trainings at a time, one thread each"),
+    }
+    for name, (default, text) in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default: %(default)s)")
+    parser.add_argument("--models", nargs="+", choices=NAMES, default=list(NAMES), help="default: all")
+    parser.add_argument(
+        "--questions",
+        nargs="+",
+        default=["train-2000"],
+        metavar="SPLIT",
+        help="to fine-tune with: train, or a smaller one of DATA/vqa.SPLIT.jsonl (default: train-2000)",
+    )
+    arguments = parser.parse_args(words)
+    for name in numbers:
+        if getattr(arguments, name.replace("-", "_")) < 1:
+            parser.error(f"--{name} {getattr(arguments, name.replace('-', '_'))}: expected 1 or more")
+    return arguments
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run the demonstration in its folder, which no other one may use at the same time."""
+    arguments = parse_arguments(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    logging.disable(logging.INFO)
+    warnings.simplefilter("ignore")
+    with locked(arguments.output, "demonstration"):
+        try:
+            demonstrate(arguments)
+        except StepFailed as failure:
+            sys.exit(f"error: {failure}")
+        except KeyboardInterrupt:
+            sys.exit("\ninterrupted; the same command goes on from here")
+
+
+def demonstrate(arguments: argparse.Namespace) -> None:
+    """All steps, the tables and results.json."""
+    begin = time.monotonic()
+    place = Place(arguments.data, arguments.output, arguments.jobs)
+    if place.data == DEFAULT_DATA:
+        say("[data] drawn emoji with captions, photos, Wikipedia, questions of easy-VQA")
+        prepare_data(place, arguments.jobs)
+    if not (place.data / "demo.json").exists():
+        raise StepFailed(f"{place.data} has no demo.json; name a folder that data_prep.demo_multimodal has written")
+    data = json.loads((place.data / "demo.json").read_text(encoding="utf-8"))
+    say("[visual tokenizer]")
+    tokenizer = train_tokenizer(place, arguments.tokenizer_steps, arguments.tokenizer_images, arguments.jobs)
+    vocabulary = len((place.data / "dict.txt").read_text(encoding="utf-8").splitlines())
+    models = [model for model in demo_models(vocabulary + 5) if model.name in arguments.models]
+    pretrained, finetuned = trainings(arguments, place, models, [data["fingerprint"], tokenizer["fingerprint"]])
+    # the trainings from scratch wait for nothing: two at a time, they fill the gap that three pre-trainings leave
+    carry_out_all([*pretrained, *(t for t in finetuned if t.start is None)], None, place.jobs, carry_out)
+    carry_out_all([t for t in finetuned if t.start is not None], None, place.jobs, carry_out)
+    rows = [pretraining_row(training) for training in pretrained]
+    answers = [finetuning_row(training, questions_of(place.data, training)) for training in finetuned]
+    prior = data["answer_prior"]
+    results = {
+        "models": rows,
+        "answers": answers,
+        "answer_prior": prior,
+        "sentence": sentence(answers, prior),
+        "tokenizer": tokenizer,
+        "data": data,
+        "commit": current_commit(ROOT),
+        "command": command_line(arguments),
+        "seconds": time.monotonic() - begin,
+    }
+    write_json(place.output / "results.json", results)
+    say(f"\n{perplexity_table(rows)}\n\n{answer_table(answers, prior)}\n\n{LEGEND}\n\n{results['sentence']}")
+    say(f"\nwritten to {place.output / 'results.json'} after {minutes(results['seconds'])} minutes")
+
+
+def trainings(
+    arguments: argparse.Namespace, place: Place, models: list[DemoModel], origin: list[str]
+) -> tuple[list[Training], list[Training]]:
+    """The pre-trainings, and the fine-tunings: of each model from its pre-training, of the first one from scratch, too.
+
+    Args:
+        origin: fingerprints of data and tokenizer.
+    """
+    budget = Budget(updates=arguments.updates, finetuning_updates=arguments.finetuning_updates)
+    code = code_hash()
+
+    def training(name: str, model: DemoModel, words: list[str], updates: int, rows: int, start=None) -> Training:
+        words = [*words, *model.words]
+        key = fingerprint(words, origin, code, start.key if start else None)
+        flops = model.cost.flops_per_token * PAIR_TOKENS * rows * updates
+        return Training(name, model, tuple(words), key, updates, flops, place, start)
+
+    rows = sum(ROWS.values())
+    pretrained = [training(model.name, model, pretraining_words(budget), budget.updates, rows) for model in models]
+    finetuned = []
+    for split in arguments.questions:
+        words = finetuning_words(budget, split)
+        updates = budget.finetuning_updates
+        first = models[0]
+        finetuned.append(training(f"vqa-{split}-{first.name}-scratch", first, words, updates, QUESTIONS_PER_UPDATE))
+        for model, start in zip(models, pretrained, strict=True):
+            name = f"vqa-{split}-{model.name}"
+            finetuned.append(training(name, model, words, updates, QUESTIONS_PER_UPDATE, start))
+    return pretrained, finetuned
+
+
+def questions_of(data: Path, training: Training) -> int:
+    """How many questions a fine-tuning learns from."""
+    split = training.words[training.words.index("--train-subset") + 1]
+    with open(data / f"vqa.{split}.jsonl", "rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+def command_line(arguments: argparse.Namespace) -> str:
+    """What to type for these results."""
+    defaults = vars(parse_arguments([]))
+    words = []
+    for name, value in vars(arguments).items():
+        if value != defaults[name]:
+            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    if not words:
+        return "bash scripts/run_multimodal.sh"
+    return shlex.join(["python", "-m", "fairseq_mhmoe.cli.multimodal_demo", *words])
+
+
+if __name__ == "__main__":
+    main()
