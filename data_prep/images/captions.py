@@ -12,6 +12,7 @@ from data_prep.manifest import DICTIONARY
 from data_prep.tokenizers import Tokenizer, load_tokenizer
 from data_prep.tokenizers.dictionary import FAIRSEQ_SPECIALS
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 TOKENIZER_FILES = ("spm.model", "tokenizer.tiktoken")
 NOT_UTF8, EMPTY, TOO_LONG, NOT_TEXT = "caption_not_utf8", "caption_empty", "caption_too_long", "caption_not_text"
@@ -41,6 +42,8 @@ def clean_caption(caption: object, max_chars: int) -> str:
             raise BadCaption(NOT_UTF8, str(error)) from None
     if not isinstance(caption, str):
         raise BadCaption(NOT_TEXT, f"{type(caption).__name__} instead of a string")
+    if SURROGATE.search(caption):  # bytes of a file that are no UTF-8, or half a character of a JSON file
+        raise BadCaption(NOT_UTF8, ascii(caption)[:80])
     text = " ".join(CONTROL.sub(" ", clean_text(caption)).split())
     if not text:
         raise BadCaption(EMPTY)
