@@ -48,11 +48,13 @@ class Block(nn.Module):
         super().__init__()
         # what lies beyond the border repeats the border: a code must not tell where its patch was
         self.look = nn.Conv2d(width, width, 3, padding=1, groups=width, padding_mode="replicate")
-        self.norm = nn.GroupNorm(1, width)
-        self.think = nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.GELU(), nn.Conv2d(2 * width, width, 1))
+        self.norm = nn.LayerNorm(width)
+        self.mix = nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.GELU(), nn.Conv2d(2 * width, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.think(self.norm(self.look(x)))
+        # per patch, not per image: what is far away must not change a code
+        seen = self.norm(self.look(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x + self.mix(seen)
 
 
 class Codes(InFloat32):

@@ -95,6 +95,15 @@ def test_a_code_does_not_tell_where_its_patch_was(untrained):
     assert untrained(image).unique().numel() == 1
 
 
+def test_a_code_depends_on_the_patch_and_its_neighbours_alone(untrained):
+    image = torch.randint(0, 256, (1, 3, 4, 40), generator=torch.Generator().manual_seed(2)).byte()
+    changed = image.clone()
+    changed[..., 36:] = 255 - changed[..., 36:]
+    features = [untrained.features(tokenizer.to_pixels(pixels))[0, 0] for pixels in (image, changed)]
+    differs = (features[0] - features[1]).abs().amax(dim=1) > 1e-6
+    assert differs.tolist() == [False] * 8 + [True] * 2
+
+
 @pytest.mark.parametrize("wrong", [{"num_codes": 0}, {"patch_size": 0}, {"encoder_blocks": -1}])
 def test_impossible_sizes_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
