@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 
-import fairseq_mhmoe  # noqa: F401  merges the experts of several ranks
+from fairseq_mhmoe.checkpoint import load_merged
+from fairseq_mhmoe.cli import evaluate_nlvr2
 from tests.finetuning_data import write_nlvr2_data
 
 from .launcher import describe, program_ranks
@@ -22,17 +22,23 @@ WORDS = (
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny_data_dir):
-    """{processes: (figures by subset, checkpoint's weights)} of the same training."""
+def data(tmp_path_factory, tiny_data_dir):
+    """The statements."""
+    return write_nlvr2_data(tmp_path_factory.mktemp("statements") / "data", tiny_data_dir)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, data):
+    """{processes: (figures by subset, checkpoint)} of the same training."""
     root = tmp_path_factory.mktemp("finetuning")
-    data, done = write_nlvr2_data(root / "data", tiny_data_dir), {}
+    done = {}
     for processes, update_freq in ((1, 2), (2, 1)):
         folder = root / str(processes)
         words = [data, *WORDS, "--update-freq", update_freq, "--save-dir", folder]
         ended = program_ranks("fairseq-train", words, processes)
         assert all(rank.status == 0 for rank in ended), describe(ended)
         figures = {subset: lines_of(ended[0].output, subset) for subset in ("train_inner", "valid")}
-        done[processes] = figures, load_checkpoint_to_cpu(str(folder / "checkpoint_last.pt"))["model"]
+        done[processes] = figures, folder / "checkpoint_last.pt"
     return done
 
 
@@ -54,7 +60,15 @@ def test_the_figures_are_those_of_one_process(runs, subset):
 
 
 def test_the_weights_are_those_of_one_process(runs):
-    one, two = (runs[processes][1] for processes in (1, 2))
+    one, two = (load_merged(runs[processes][1])["model"] for processes in (1, 2))
     assert one.keys() == two.keys() and any("experts" in name for name in one)
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_with_spread_experts_is_evaluated_in_one_process(runs, data):
+    lines = []
+    for _, checkpoint in runs.values():
+        evaluate_nlvr2.main([str(checkpoint), str(data), "--split", "valid", "--cpu", "--num-workers", "0"])
+        lines.append((checkpoint.parent / "nlvr2_valid_predictions.csv").read_text())
+    assert lines[0] == lines[1] and lines[0].count("\n") == 6
