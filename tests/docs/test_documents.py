@@ -7,15 +7,30 @@ from pathlib import Path
 
 import pytest
 from fairseq import options
+from fairseq.registry import REGISTRIES
+from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from torch.distributed.run import get_args_parser
 
+from data_prep import nlvr2, vqa
 from data_prep.__main__ import make_parser as data_prep_parser
+from data_prep.images.__main__ import make_parser as images_parser
 from data_prep.zero_shot import make_parser as zero_shot_parser
-from fairseq_mhmoe.cli import analyze, checkpoint, cost, export, lm_eval, reproduce_arguments
+from fairseq_mhmoe.cli import (
+    analyze,
+    checkpoint,
+    cost,
+    evaluate_nlvr2,
+    evaluate_vqa,
+    export,
+    lm_eval,
+    reproduce_arguments,
+)
+from fairseq_mhmoe.models.multimodal_options import MHMoEMultimodalConfig
 from fairseq_mhmoe.models.options import MHMoELanguageModelConfig
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MULTIMODAL_TASKS = ("masked_multimodal", "vqa", "nlvr2", "captioning")  # their criteria have the same names
 MADE_LATER = ("runs/", "data/", "work/", ".venv")
 # of srun, of docs/data.md's demonstrations, and of WikiExtractor
 OF_OTHERS = {"--ntasks-per-node", "--sources", "--json"}
@@ -81,13 +96,17 @@ def options_of_the_programs():
     for script in (ROOT / "benchmarks").glob("*.sh"):
         names |= set(re.findall(r"(?<= )(--[a-z-]+)(?=[ )])", script.read_text()))
     own = data_prep_parser(), export.parser(), cost.parser(with_arch=True), *map(analyze.make_parser, analyze.COMMANDS)
-    own += lm_eval.make_parser(), zero_shot_parser(), reproduce_arguments.make_parser()
+    own += lm_eval.make_parser(), zero_shot_parser(), reproduce_arguments.make_parser(), images_parser()
+    own += vqa.make_parser(), nlvr2.make_parser(), evaluate_vqa.make_parser(), evaluate_nlvr2.make_parser()
     for parser in (get_args_parser(), benchmark, *own, *commands.values()):
         names |= set(parser._option_string_actions)
     for parser, given in ((options.get_training_parser(), words), (options.get_eval_lm_parser(), words[:3])):
         options.parse_args_and_arch(parser, given)
         names |= set(parser._option_string_actions)
-    return names | {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(MHMoELanguageModelConfig)}
+    configs = [MHMoELanguageModelConfig, MHMoEMultimodalConfig]
+    for name in MULTIMODAL_TASKS:
+        configs += [TASK_DATACLASS_REGISTRY[name], REGISTRIES["criterion"]["dataclass_registry"][name]]
+    return names | {f"--{field.name.replace('_', '-')}" for config in configs for field in dataclasses.fields(config)}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
