@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fairseq_mhmoe.models.moe_options import MoEOptions
-from fairseq_mhmoe.models.multimodal_encoder import MultimodalBlock
+from fairseq_mhmoe.models.multimodal_block import MultimodalBlock
 from fairseq_mhmoe.models.multimodal_options import MHMoEMultimodalConfig, moe_config
 
 EXPERTS = dict(moe_freq=2, moe_expert_count=4)
