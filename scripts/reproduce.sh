@@ -15,10 +15,11 @@ usage() {
   cat <<'TEXT'
 Train the models that the papers compare, in miniature, with several seeds, and say whether the papers' order appears.
 
-  bash scripts/reproduce.sh [english|multilingual] [OPTIONS]
+  bash scripts/reproduce.sh [english|multilingual|multimodal] [OPTIONS]
 
   bash scripts/reproduce.sh english                        v1, table 1: dense, X-MoE, MH-MoE of equal parameters
   bash scripts/reproduce.sh multilingual --parity flops    the same in 27 languages, at equal FLOPs, too
+  bash scripts/reproduce.sh multimodal                    masked images, texts and image-text pairs; an hour
   bash scripts/reproduce.sh english --paper v2             v2, table 1: SMoE, fine-grained SMoE, MH-MoE 2 and 3 heads
   bash scripts/reproduce.sh english --ablation heads       v1, table 5: numbers of heads
   bash scripts/reproduce.sh english --ablation components  v1, table 6: with and without split, linear layers

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import fairseq_mhmoe
@@ -22,8 +23,9 @@ from fairseq_mhmoe.cli.demo_report import current_commit
 from fairseq_mhmoe.cli.files import write_json
 from fairseq_mhmoe.cli.multimodal_demo_models import (
     NAMES,
+    PAIRS,
+    PICTURES,
     QUESTIONS_PER_UPDATE,
-    ROWS,
     Budget,
     demo_models,
     finetuning_words,
@@ -55,8 +57,8 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     numbers = {
         "updates": (budget.updates, "of pre-training, each model"),
         "finetuning-updates": (budget.finetuning_updates, "of each fine-tuning"),
-        "tokenizer-steps": (600, "of the visual tokenizer's training"),
-        "tokenizer-images": (4000, "that the visual tokenizer is trained on"),
+        "tokenizer-steps": (PICTURES.tokenizer_steps, "of the visual tokenizer's training"),
+        "tokenizer-images": (PICTURES.tokenizer_images, "that the visual tokenizer is trained on"),
         "jobs": (os.cpu_count() or 1, "trainings at a time, one thread each"),
     }
     for name, (default, text) in numbers.items():
@@ -97,14 +99,16 @@ def demonstrate(arguments: argparse.Namespace) -> None:
     place = Place(arguments.data, arguments.output, arguments.jobs)
     if place.data == DEFAULT_DATA:
         say("[data] drawn emoji with captions, photos, Wikipedia, questions of easy-VQA")
-        prepare_data(place, arguments.jobs)
+        prepare_data(place)
     if not (place.data / "demo.json").exists():
         raise StepFailed(f"{place.data} has no demo.json; name a folder that data_prep.demo_multimodal has written")
     data = json.loads((place.data / "demo.json").read_text(encoding="utf-8"))
     say("[visual tokenizer]")
-    tokenizer = train_tokenizer(place, arguments.tokenizer_steps, arguments.tokenizer_images, arguments.jobs)
-    vocabulary = len((place.data / "dict.txt").read_text(encoding="utf-8").splitlines())
-    models = [model for model in demo_models(vocabulary + 5) if model.name in arguments.models]
+    pictures = replace(PICTURES, tokenizer_steps=arguments.tokenizer_steps, tokenizer_images=arguments.tokenizer_images)
+    tokenizer = train_tokenizer(place, pictures)
+    text = json.loads((place.data / "text/manifest.json").read_text(encoding="utf-8"))
+    symbols = text["dictionary"]["size"] + 1  # and <mask>
+    models = [model for model in demo_models(symbols) if model.name in arguments.models]
     pretrained, finetuned = trainings(arguments, place, models, [data["fingerprint"], tokenizer["fingerprint"]])
     # the trainings from scratch wait for nothing: two at a time, they fill the gap that three pre-trainings leave
     carry_out_all([*pretrained, *(t for t in finetuned if t.start is None)], None, place.jobs, carry_out)
@@ -145,7 +149,7 @@ def trainings(
         flops = model.cost.flops_per_token * PAIR_TOKENS * rows * updates
         return Training(name, model, tuple(words), key, updates, flops, place, start)
 
-    rows = sum(ROWS.values())
+    rows = PAIRS + PICTURES.image_rows + PICTURES.text_rows
     pretrained = [training(model.name, model, pretraining_words(budget), budget.updates, rows) for model in models]
     finetuned = []
     for split in arguments.questions:

@@ -9,11 +9,12 @@ from typing import Any
 
 from fairseq_mhmoe.cli.cost_models import words_model
 from fairseq_mhmoe.cli.demo_models import DemoModel, solve_expert_count, solve_expert_width, with_experts, words_of
+from fairseq_mhmoe.cli.reproduce_settings import SMALL_PICTURES
 from fairseq_mhmoe.moe.multimodal_cost import MultimodalShape, cost_of
 
-IMAGE_SIZE, PATCH_SIZE, CODES = 64, 8, 256
-CAPTION_LENGTH, TEXT_LENGTH, QUESTION_LENGTH = 24, 48, 24
-ROWS = {"pair": 24, "image": 8, "text": 8}  # of each stream in an update
+PICTURES = SMALL_PICTURES
+PAIRS = 24  # in an update; PICTURES has the rows of the other streams
+TEXT_LENGTH, QUESTION_LENGTH = 48, 24
 QUESTIONS_PER_UPDATE = 32
 NAMES = ("mhmoe", "xmoe", "dense")  # the slowest begins first
 
@@ -53,13 +54,13 @@ def pretraining_words(budget: Budget) -> list[str]:
     settings = {
         "task": "masked_multimodal",
         **_pictures(),
-        "num-codes": CODES,
+        "num-codes": PICTURES.codes,
         "tokens-per-sample": TEXT_LENGTH,
-        "caption-length": CAPTION_LENGTH,
-        "batch-size": ROWS["pair"],
-        "image-batch-size": ROWS["image"],
-        "text-batch-size": ROWS["text"],
-        "batch-size-valid": 2 * ROWS["pair"],
+        "caption-length": PICTURES.caption_length,
+        "batch-size": PAIRS,
+        "image-batch-size": PICTURES.image_rows,
+        "text-batch-size": PICTURES.text_rows,
+        "batch-size-valid": 2 * PAIRS,
         "criterion": "masked_multimodal",
     }
     return words_of(settings | _schedule(budget.updates, budget.learning_rate))
@@ -80,7 +81,7 @@ def finetuning_words(budget: Budget, split: str) -> list[str]:
 
 def _pictures() -> dict[str, Any]:
     """Drawings are whole: a crop would cut off what the caption tells of."""
-    return {"image-size": IMAGE_SIZE, "patch-size": PATCH_SIZE, "image-augmentation": "none"}
+    return {"image-size": PICTURES.image_size, "patch-size": PICTURES.patch_size, "image-augmentation": "none"}
 
 
 def _schedule(updates: int, rate: float) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The steps of the multimodal demonstration: data, visual tokenizer, pre-training, fine-tuning, with their figures."""
 
 import json
+import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from fairseq_mhmoe.cli.demo_programs import (
     show,
 )
 from fairseq_mhmoe.cli.files import write_json
-from fairseq_mhmoe.cli.multimodal_demo_models import CODES, IMAGE_SIZE, PATCH_SIZE
+from fairseq_mhmoe.cli.reproduce_settings import Pictures
 from fairseq_mhmoe.cli.work_folder import claim_folder
 
 TOKENIZER = "image_tokenizer.pt"
@@ -145,19 +146,24 @@ def carry_out(training: Training, origin: object, on_line: Callable[[str], None]
     )
 
 
-def prepare_data(place: Place, cores: int) -> None:
-    """Draw the pictures and prepare the text; its program returns at once when the folder is complete."""
-    command = [program("python"), "-m", "data_prep.demo_multimodal", "--output", shorten(place.data)]
+def prepare_data(place: Any, words: Sequence[str] = ("data_prep.demo_multimodal",)) -> None:
+    """Draw the pictures and prepare the text; its program returns at once when the folder is complete.
+
+    Args:
+        place: its `data` and `output` are the folders. words: the program, and options of it.
+    """
+    command = [program("python"), "-m", *words, "--output", shorten(place.data)]
     show(command)
-    output = run(command, place.output / "data.log", cores)
+    output = run(command, place.output / "data.log", os.cpu_count() or 1)
     say(f"      {output.splitlines()[-1]}")
 
 
-def train_tokenizer(place: Place, steps: int, images: int, cores: int) -> dict[str, Any]:
-    """Train the visual tokenizer, or read what it was found to be; returns its report without the settings."""
+def train_tokenizer(place: Any, pictures: Pictures) -> dict[str, Any]:
+    """Train the visual tokenizer in the data folder, unless it is there; returns its report without the settings."""
     path = place.data / TOKENIZER
-    options = {"image-size": IMAGE_SIZE, "patch-size": PATCH_SIZE, "codes": CODES}
-    options |= {"steps": steps, "images": images, "threads": cores}
+    cores = os.cpu_count() or 1
+    options = {"image-size": pictures.image_size, "patch-size": pictures.patch_size, "codes": pictures.codes}
+    options |= {"steps": pictures.tokenizer_steps, "images": pictures.tokenizer_images, "threads": cores}
     command = [program("python"), "-m", "fairseq_mhmoe.cli.train_image_tokenizer", shorten(place.data), shorten(path)]
     command += words_of(options)
     show(command)

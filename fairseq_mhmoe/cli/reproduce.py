@@ -4,12 +4,12 @@
     bash scripts/reproduce.sh multilingual --parity flops   the same at equal FLOPs
     bash scripts/reproduce.sh english --paper v2            SMoE, fine-grained SMoE, MH-MoE with 2 and 3 heads
     bash scripts/reproduce.sh english --ablation heads      v1, table 5; components: table 6; depth: linear layers
+    bash scripts/reproduce.sh multimodal                    masked images, texts and pairs, with maps over pictures
     bash scripts/reproduce.sh english --full                larger, 8 and 32 experts: for a GPU
 
 Called again it goes on where it stopped. docs/evidence.md tells what it writes.
 """
 
-import json
 import logging
 import os
 import shlex
@@ -25,7 +25,7 @@ import torch
 
 import fairseq_mhmoe
 from fairseq_mhmoe.cli import reproduce_figures
-from fairseq_mhmoe.cli.demo_programs import StepFailed, code_hash, data_hash, minutes, program, run, say, shorten, show
+from fairseq_mhmoe.cli.demo_programs import StepFailed, code_hash, minutes, say, shorten, show
 from fairseq_mhmoe.cli.demo_report import current_commit
 from fairseq_mhmoe.cli.files import write_bytes, write_json
 from fairseq_mhmoe.cli.reproduce_arguments import Request, make_parser, parse_request
@@ -34,6 +34,7 @@ from fairseq_mhmoe.cli.reproduce_jobs import carry_out_all
 from fairseq_mhmoe.cli.reproduce_models import build
 from fairseq_mhmoe.cli.reproduce_report import estimate, plan_table, summarize, text
 from fairseq_mhmoe.cli.reproduce_runs import Origin, Place, Run, begun_otherwise, entry, training_command
+from fairseq_mhmoe.cli.reproduce_subjects import subject_of
 from fairseq_mhmoe.cli.work_folder import locked
 
 ROOT = Path(fairseq_mhmoe.__file__).resolve().parents[1]
@@ -64,9 +65,9 @@ def main(words: list[str] | None = None) -> None:
 
 def show_plan(request: Request) -> None:
     """What would be trained, and by which commands; nothing is prepared."""
-    manifest = request.data / "manifest.json"
-    if manifest.exists():
-        vocab_size = json.loads(manifest.read_text(encoding="utf-8"))["dictionary"]["size"]
+    data = subject_of(request.scale).read_data(request.data)
+    if data is not None:
+        _, vocab_size = data
     else:
         prepare = request.scale.prepare
         vocab_size = int(prepare[prepare.index("--vocab-size") + 1])
@@ -98,16 +99,16 @@ def announce(request: Request, runs: list[Run]) -> None:
 def reproduce(request: Request, words: list[str]) -> None:
     """Prepare the data, train and evaluate every model with every seed, and write what was found."""
     start = time.monotonic()
+    subject = subject_of(request.scale)
     if request.prepare:
-        command = [program("python"), "-m", *request.scale.prepare, "--output", shorten(request.data)]
-        show(command)
-        say(f"      {run(command, request.output / 'data.log', os.cpu_count() or 1).splitlines()[-1]}")
-    if not (request.data / "manifest.json").exists():
+        subject.prepare(request)
+    data = subject.read_data(request.data)
+    if data is None:
         raise ValueError(f"--data {request.data}: no manifest.json in it; name a folder that data_prep has written")
-    manifest = json.loads((request.data / "manifest.json").read_text(encoding="utf-8"))
-    plan, runs = make_runs(request, manifest["dictionary"]["size"])
+    data_sha256, vocab_size = data
+    plan, runs = make_runs(request, vocab_size)
     announce(request, runs)
-    origin = Origin(data_hash(manifest), code_hash(), current_commit(ROOT))
+    origin = Origin(data_sha256, code_hash(), current_commit(ROOT))
     look_at_earlier(request, runs, origin)
     carry_out_all(runs, origin, request.jobs)
     entries = [entry(run_) for run_ in runs]
@@ -121,7 +122,7 @@ def reproduce(request: Request, words: list[str]) -> None:
         "command": shlex.join(["bash", "scripts/reproduce.sh", *words]),
         "settings": asdict(request.scale),
         "seeds": list(request.seeds),
-        "data": {"folder": shorten(request.data), "sha256": origin.data, "vocabulary": manifest["dictionary"]["size"]},
+        "data": {"folder": shorten(request.data), "sha256": origin.data, "vocabulary": vocab_size},
         "code_sha256": origin.code,
         "machine": machine(request),
         **summarize(plan, models, entries),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from fairseq_mhmoe.cli.demo_programs import program, run, shorten, show
 from fairseq_mhmoe.cli.reproduce_runs import Place, Run
+from fairseq_mhmoe.cli.reproduce_subjects import subject_of
 
 ANALYZE = ("-m", "fairseq_mhmoe.cli.analyze")
 
@@ -24,6 +25,7 @@ def commands(runs: Sequence[Run], place: Place) -> dict[str, list[str]]:
         found["activation"] += ["--labels", *labels, "--device", place.device]
     found["curves"] = [*start, "curves", *(shorten(run_.folder) for run_ in runs)]
     found["curves"] += ["--labels", *(run_.model.spec.title for run_ in runs), "--log-y"]
+    found |= subject_of(runs[0].scale).picture_commands(list(runs), place)
     return {name: [*words, "--output", shorten(place.output / name)] for name, words in found.items()}
 
 

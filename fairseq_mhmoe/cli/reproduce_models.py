@@ -9,19 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairseq_mhmoe.cli.cost_models import words_model
-from fairseq_mhmoe.cli.demo_models import words_of
+from fairseq_mhmoe.cli.demo_models import Shape, words_of
 from fairseq_mhmoe.cli.reproduce_comparisons import Spec
 from fairseq_mhmoe.cli.reproduce_settings import Scale
-from fairseq_mhmoe.moe.cost import Cost, LanguageModelShape, model_cost
+from fairseq_mhmoe.cli.reproduce_subjects import subject_of
+from fairseq_mhmoe.moe.cost import Cost
+from fairseq_mhmoe.moe.multimodal_cost import cost_of
 from fairseq_mhmoe.moe.parity import everything, layer_figures, match_flops, match_parameters
 
-ARCHS = {
-    "dense": "dense_lm_tiny",
-    "smoe": "smoe_lm_tiny",
-    "finegrained": "smoe_lm_tiny",
-    "xmoe": "xmoe_lm_tiny",
-    "mhmoe": "mhmoe_lm_tiny",
-}
+PRESETS = {"finegrained": "smoe"}  # families that begin with another one's architecture
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class Model:
 
     spec: Spec
     words: list[str]
-    shape: LanguageModelShape
+    shape: Shape
     cost: Cost
     deviation: dict[str, float]  # of params_total and flops_per_token from those of spec.equal_to, 0.01 is 1 % more
 
@@ -61,7 +57,7 @@ def _build(spec: Spec, base: Model | None, scale: Scale, vocab_size: int) -> Mod
         settings = settings | _matched(spec, base, _shape(spec, settings, scale, vocab_size))
     words = words_of(model_settings(spec, settings, scale))
     shape = _shape(spec, settings, scale, vocab_size)
-    cost, deviation = model_cost(shape), {}
+    cost, deviation = cost_of(shape), {}
     if base is not None:
         deviation = {
             name: getattr(cost, name) / getattr(base.cost, name) - 1 for name in ("params_total", "flops_per_token")
@@ -69,7 +65,7 @@ def _build(spec: Spec, base: Model | None, scale: Scale, vocab_size: int) -> Mod
     return Model(spec, words, shape, cost, deviation)
 
 
-def _matched(spec: Spec, base: Model, shape: LanguageModelShape) -> dict[str, int]:
+def _matched(spec: Spec, base: Model, shape: Shape) -> dict[str, int]:
     target = layer_figures(base.shape, everything)
     if spec.parity == "params":
         return {"moe-ffn-dim": match_parameters(shape.moe, target, everything).width.nearest}
@@ -81,12 +77,13 @@ def _matched(spec: Spec, base: Model, shape: LanguageModelShape) -> dict[str, in
 
 def model_settings(spec: Spec, settings: dict[str, Any], scale: Scale) -> dict[str, Any]:
     """The options of the architecture: the common body, the family's, the model's."""
+    subject = subject_of(scale)
     body = {
-        "arch": ARCHS[spec.family],
-        "decoder-embed-dim": scale.width,
-        "decoder-layers": scale.layers,
-        "decoder-attention-heads": scale.attention_heads,
-        "decoder-ffn-embed-dim": scale.ffn,
+        "arch": subject.ARCH.format(PRESETS.get(spec.family, spec.family)),
+        f"{subject.SIDE}-embed-dim": scale.width,
+        f"{subject.SIDE}-layers": scale.layers,
+        f"{subject.SIDE}-attention-heads": scale.attention_heads,
+        f"{subject.SIDE}-ffn-embed-dim": scale.ffn,
     }
     if scale.dropout:
         body["dropout"] = scale.dropout
@@ -97,6 +94,6 @@ def model_settings(spec: Spec, settings: dict[str, Any], scale: Scale) -> dict[s
     return body | settings | dict(scale.options.get(spec.family, {}))
 
 
-def _shape(spec: Spec, settings: dict[str, Any], scale: Scale, vocab_size: int) -> LanguageModelShape:
+def _shape(spec: Spec, settings: dict[str, Any], scale: Scale, vocab_size: int) -> Shape:
     words = words_of(model_settings(spec, settings, scale))
-    return words_model([*words, "--tokens-per-sample", str(scale.tokens_per_sample)], vocab_size).shape
+    return words_model([*words, *subject_of(scale).shape_words(scale)], vocab_size).shape

@@ -23,9 +23,9 @@ from fairseq_mhmoe.cli.demo_programs import (
 from fairseq_mhmoe.cli.files import write_json
 from fairseq_mhmoe.cli.reproduce_models import Model
 from fairseq_mhmoe.cli.reproduce_settings import Scale
+from fairseq_mhmoe.cli.reproduce_subjects import subject_of
 from fairseq_mhmoe.cli.work_folder import claim_folder
 
-SPLITS = "valid,test"
 LOG_LINES = 50  # of a training
 VALIDATION_SAMPLES = 32  # in a batch
 NEVER = 1_000_000  # epochs: saving and validating go by updates
@@ -116,14 +116,7 @@ def training_words(run: Run) -> list[str]:
     scale = run.scale
     rate = scale.learning_rate_of(run.model.spec.family)
     settings: dict[str, Any] = {
-        "task": "gpt",
-        "sampling-alpha": scale.sampling_alpha,
-        "sample-break-mode": "none",
-        "tokens-per-sample": scale.tokens_per_sample,
-        "batch-size": scale.samples_per_batch,
-        "update-freq": scale.samples_per_update // scale.samples_per_batch,
-        "required-batch-size-multiple": 1,
-        "criterion": "moe_cross_entropy",
+        **subject_of(scale).task_settings(scale),
         "moe-gate-loss-wt": scale.balance_weight,
         "optimizer": "adam",
         "adam-betas": f"(0.9, {scale.adam_beta2})",
@@ -162,19 +155,8 @@ def training_command(run: Run) -> list[str]:
 
 
 def evaluation_command(run: Run) -> list[str]:
-    """Perplexity by document and source, bits per byte and experts in use, of the last checkpoint."""
-    settings = {
-        "task": "gpt",
-        "path": shorten(run.folder / "checkpoint_last.pt"),
-        "sample-break-mode": "none",
-        "tokens-per-sample": run.scale.tokens_per_sample,
-        "batch-size": VALIDATION_SAMPLES,
-        "num-workers": 0,
-        "gen-subset": SPLITS,
-        "output": shorten(run.folder / "scores.json"),
-    }
-    module = [program("python"), "-m", "fairseq_mhmoe.cli.evaluate"]
-    return [*module, *run.place.common_words(), *words_of(settings)]
+    """Perplexities and experts in use, of the last checkpoint."""
+    return subject_of(run.scale).evaluation_command(run, VALIDATION_SAMPLES)
 
 
 def begun_otherwise(run: Run, origin: Origin) -> list[str]:
@@ -213,17 +195,9 @@ def carry_out(run_: Run, origin: Origin, on_line: Callable[[str], None], on_star
         if path.name != "checkpoint_last.pt":
             path.unlink()  # the same state, or one on the way to it
     run(evaluation_command(run_), folder / "evaluate.log", threads, on_start=on_start)
-    splits = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    splits = subject_of(run_.scale).read_scores(folder / "scores.json")
     check_agreement(run_, splits["valid"])
-    write_json(folder / "evaluation.json", {"fingerprint": key, "splits": _without_documents(splits)})
-
-
-def _without_documents(splits: dict) -> dict:
-    """The long lists stay in scores.json."""
-    return {
-        name: {key: value for key, value in figures.items() if not key.startswith("document_")}
-        for name, figures in splits.items()
-    }
+    write_json(folder / "evaluation.json", {"fingerprint": key, "splits": splits})
 
 
 def validation_curve(log: Path) -> list[dict]:
@@ -243,7 +217,7 @@ def validation_curve(log: Path) -> list[dict]:
 def check_agreement(run: Run, valid: dict) -> None:
     """Raises StepFailed unless the sum over documents gives the loss of fairseq's own last validation."""
     curve = json.loads((run.folder / "training.json").read_text(encoding="utf-8"))["validation"]
-    ours = valid["nll"] / valid["tokens"]
+    ours = subject_of(run.scale).nll_of(valid)
     if not curve or not abs(curve[-1]["nll"] - ours) <= AGREEMENT[run.place.device]:
         theirs = curve[-1]["nll"] if curve else "nothing"
         raise StepFailed(f"{run.name}: fairseq-train's last validation says {theirs} nats per token, documents {ours}")
@@ -255,21 +229,12 @@ def entry(run: Run) -> dict:
         json.loads((run.folder / name).read_text(encoding="utf-8")) for name in ("started.json", "training.json")
     )
     splits = json.loads((run.folder / "evaluation.json").read_text(encoding="utf-8"))["splits"]
-    valid, test = splits["valid"], splits["test"]
-    cost, updates = run.model.cost, run.scale.updates
+    cost, updates = run.model.cost, run.updates
     return {
         "model": run.model.name,
         "seed": run.seed,
         "folder": shorten(run.folder),
-        "valid_ppl": valid["perplexity"],
-        "valid_ppl_95": valid["perplexity_95"],
-        "valid_nll": valid["nll"] / valid["tokens"],
-        "valid_bits_per_byte": valid["bits_per_byte"],
-        "test_ppl": test["perplexity"],
-        "test_nll": test["nll"] / test["tokens"],
-        "test_bits_per_byte": test["bits_per_byte"],
-        "sources": {split: figures.get("sources", {}) for split, figures in splits.items()},
-        "activated_experts": valid["activated_experts"],
+        **subject_of(run.scale).figures(splits),
         **{name: trained["validation"][-1].get(name) for name in ROUTING},
         "validation": trained["validation"],
         "updates": updates,

@@ -13,6 +13,20 @@ FAMILIES = ("dense", "smoe", "finegrained", "xmoe", "mhmoe")
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """What multimodal models have beside that: pictures, and rows of the streams without captions in an update."""
+
+    image_size: int
+    patch_size: int
+    codes: int
+    caption_length: int
+    image_rows: int
+    text_rows: int
+    tokenizer_steps: int
+    tokenizer_images: int
+
+
+@dataclass(frozen=True)
 class Scale:
     """Everything that the compared models share, and what is chosen for each family of models."""
 
@@ -46,6 +60,7 @@ class Scale:
     validations: int = 8  # over a run, at equal distances; each one saves, too
     bf16: int = 0  # 1: bf16 on a GPU
     ablation_heads: tuple[int, ...] = (1, 2, 4, 8)  # of --ablation heads
+    pictures: Pictures | None = None  # of multimodal models, whose samples are image-text pairs
     # by family: another learning rate, and further options of fairseq-train
     learning_rates: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -54,8 +69,12 @@ class Scale:
 
     @property
     def tokens_per_update(self) -> int:
-        """Tokens that the gradient of one update comes from."""
-        return self.tokens_per_sample * self.samples_per_update
+        """Tokens that the gradient of one update comes from; of pairs, images and texts of full length."""
+        if self.pictures is None:
+            return self.tokens_per_sample * self.samples_per_update
+        image = 1 + (self.pictures.image_size // self.pictures.patch_size) ** 2
+        pairs = self.samples_per_update * (image + self.pictures.caption_length)
+        return pairs + self.pictures.image_rows * image + self.pictures.text_rows * self.tokens_per_sample
 
     @property
     def updates(self) -> int:
@@ -109,6 +128,26 @@ MULTILINGUAL = replace(
     prepare=("data_prep.demo_multilingual", "--vocab-size", "8000"),
     sampling_alpha=0.7,
 )
+SMALL_PICTURES = Pictures(
+    64, 8, 256, caption_length=24, image_rows=8, text_rows=8, tokenizer_steps=600, tokenizer_images=4000
+)
+MULTIMODAL = replace(
+    ENGLISH,
+    data="data/reproduce-multimodal",
+    prepare=("data_prep.demo_multimodal", "--vocab-size", "3000"),
+    width=128,
+    tokens=1200 * 3040,
+    tokens_per_sample=48,
+    samples_per_update=24,
+    samples_per_batch=24,
+    learning_rate=1e-3,
+    warmup_updates=100,
+    weight_decay=0.05,
+    adam_beta2=0.98,
+    validations=4,
+    pictures=SMALL_PICTURES,
+    changes={},
+)
 # Larger in every way, yet hours on one GPU: four heads, 8 and 32 experts as in the first paper.
 FULL = dict(
     width=768,
@@ -130,11 +169,20 @@ FULL = dict(
     options={},
     changes={},
 )
+LARGE = dict(
+    data="data/reproduce-multimodal-96",
+    prepare=("data_prep.demo_multimodal", "--vocab-size", "3000", "--side", "96"),
+    pictures=Pictures(
+        96, 8, 1024, caption_length=32, image_rows=64, text_rows=64, tokenizer_steps=4000, tokenizer_images=20_000
+    ),
+)
 SCALES = {
     ("english", "default"): ENGLISH,
     ("english", "full"): replace(ENGLISH, **FULL),
     ("multilingual", "default"): MULTILINGUAL,
     ("multilingual", "full"): replace(MULTILINGUAL, **FULL),
+    ("multimodal", "default"): MULTIMODAL,
+    ("multimodal", "full"): replace(MULTIMODAL, **FULL, **LARGE),
 }
 CORPORA = tuple(dict.fromkeys(corpus for corpus, _ in SCALES))
 
