@@ -130,7 +130,7 @@ class Scenes:
         first, second = (
             replace(thing, size=self.rng.uniform(0.3, 0.48), x=0.5, y=self.rng.uniform(0.3, 0.7)) for thing in things
         )
-        low, high = self.rng.uniform(0.2, 0.27), self.rng.uniform(0.73, 0.8)
+        low, high = self.rng.uniform(0.24, 0.28), self.rng.uniform(0.72, 0.76)
         if relation in ("above", "below"):
             near, far = (replace(thing, x=thing.y, y=place) for thing, place in ((first, low), (second, high)))
         else:
