@@ -167,7 +167,7 @@ def _pairs(texts: Sequence[str], option: str, names: Sequence[str], earlier: dic
 
 
 def _summary(manifest: dict) -> str:
-    """Sources and records, rejected ones by reason, and damaged files."""
+    """Sources and records, rejected ones by reason; then sources of which nothing was taken, and damaged files."""
     splits = ", ".join(f"{name} {split['records']:,}" for name, split in manifest["splits"].items())
     rejected = sum(manifest["rejected"].values())
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in manifest["rejected"].items())
@@ -175,6 +175,8 @@ def _summary(manifest: dict) -> str:
         f"{len(manifest['sources'])} sources, records: {splits}",
         f"{rejected:,} of {manifest['read']:,} rejected" + (f" ({reasons})" if reasons else ""),
     ]
+    if empty := [name for name, source in manifest["sources"].items() if not source["accepted"]]:
+        parts.append(f"SOURCES WITHOUT ONE RECORD: {', '.join(empty)}; are they of these formats?")
     if names := [file["file"] for file in manifest.get("damaged", ())]:
         more = f" and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
         parts.append(f"DAMAGED FILES: {', '.join(names[:NAMED_FILES])}{more} (see manifest.json)")

@@ -148,7 +148,8 @@ def _published(
     # of tars, the manifest has the hashes anyway
     listings = [path for each in own for path in each.files if packed and path.is_file()]
     return Published(
-        folder=source if packed else os.path.relpath(folder, output),
+        # without links, behind which ".." would lead elsewhere
+        folder=source if packed else os.path.relpath(folder.resolve(), output.resolve()),
         packed=packed,
         formats=tuple(dict.fromkeys(each.format for each in own)),
         info=info.get(source, SourceInfo()),

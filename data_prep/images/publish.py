@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.fairseq_index import token_dtype
-from data_prep.files import copy, replacing, write_text
+from data_prep.files import copy, replacing
 from data_prep.images.captions import TOKENIZER_FILES, CaptionEncoder
 from data_prep.images.layout import CAPTION_PARTS, FORMAT, IMAGE, IMAGE_PARTS, KIND, index_name
 from data_prep.images.settings import ImageSettings
@@ -67,7 +67,6 @@ def publish(
     counts = {source: {"read": 0, "rejected": Counter(), "splits": {}} for source in sources}
     totals: dict[str, Counter] = {split: Counter() for split in SPLITS}
     tars, damaged = [], []
-    rejected: dict[str, list[tuple[str, str, str]]] = {source: [] for source in sources}
     for source, path in indexes:
         header, arrays = load_index(path)
         tars.append({"source": source, **header["tar"]})
@@ -75,7 +74,6 @@ def publish(
             damaged.append({"file": f"{source}/{header['tar']['file']}", "reason": header["damage"]})
         counts[source]["read"] += header["read"]
         counts[source]["rejected"].update(header["rejected"])
-        rejected[source] += [(header["tar"]["file"], *record) for record in load_rejected(arrays)]
         for number, split in enumerate(SPLITS):
             images, rows, tokens = others.keep(arrays, number)
             here = Counter(images=len(images), records=len(rows) if encoder else len(images), tokens=int(tokens.sum()))
@@ -85,8 +83,7 @@ def publish(
             of_source.update({key: here[key] for key in ("images", "records", "tokens")})
             copies = others.dropped(arrays, number, bool(encoder))
             counts[source]["rejected"].update({IN_ANOTHER_SPLIT: len(copies)})
-            rejected[source] += [(header["tar"]["file"], name, IN_ANOTHER_SPLIT) for name in copies]
-    _list_rejected(output / REJECTED, rejected)
+    _list_rejected(output / REJECTED, list(sources), indexes, others, bool(encoder))
     _check_totals(output, totals, counts)
     dtype = token_dtype(encoder.size) if encoder else None
     written = {}
@@ -177,13 +174,21 @@ def _check_totals(output: Path, totals: dict[str, Counter], counts: dict) -> Non
         raise ValueError(f"{output}: no image for training was accepted ({why}); see {output / REJECTED}")
 
 
-def _list_rejected(folder: Path, rejected: dict[str, list[tuple[str, str, str]]]) -> None:
+def _list_rejected(
+    folder: Path, sources: list[str], indexes: Sequence[tuple[str, Path]], others: _Copies, captions: bool
+) -> None:
     """FOLDER/SOURCE.jsonl: tar, image and reason of every record that was not taken."""
-    for source, records in rejected.items():
-        lines = (json.dumps({"tar": tar, "name": name, "reason": reason}) + "\n" for tar, name, reason in records)
-        write_text(folder / f"{source}.jsonl", "".join(lines))
+    for source in sources:
+        with replacing(folder / f"{source}.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as file:
+            for path in (path for of, path in indexes if of == source):
+                header, arrays = load_index(path)
+                records = load_rejected(arrays)
+                for number in range(len(SPLITS)):
+                    records += [(name, IN_ANOTHER_SPLIT) for name in others.dropped(arrays, number, captions)]
+                for name, reason in records:
+                    file.write(json.dumps({"tar": header["tar"]["file"], "name": name, "reason": reason}) + "\n")
     for path in folder.glob("*.jsonl"):
-        if path.stem not in rejected:
+        if path.stem not in sources:
             path.unlink()
 
 

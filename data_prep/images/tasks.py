@@ -125,6 +125,7 @@ def _packing_tasks(inputs: Sequence[ImageInput], settings: ImageSettings, shape:
                 write_text(plan, text)
             yield Task(source.source, source.format, plan, f"{number:05d}-{key[:8]}.tar", key, images=folder)
             number += 1
+    logger.info(f"{inputs[0].source}: {number:,} tars to be packed, of up to {settings.images_per_tar:,} pictures each")
     if not number:
         raise ValueError(
             f"{inputs[0].source}: no pictures in {', '.join(str(p) for each in inputs for p in each.files)}"

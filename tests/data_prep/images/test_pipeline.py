@@ -1,13 +1,21 @@
 """From tars and listings to a prepared folder: everything accounted for, the same bytes however the work went."""
 
+import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from data_prep.executors import Executor
 from data_prep.images import pipeline, tasks
+from data_prep.images.captions import CaptionEncoder
+from data_prep.images.decoding import decode_image
 from data_prep.images.layout import read_image_manifest
+from data_prep.images.settings import ImageInput, ImageSettings
 from data_prep.opening import DamagedFile
 from data_prep.recipe import SourceInfo
 from fairseq_mhmoe.data.image_shards import ImageShards
@@ -168,9 +176,6 @@ def test_loose_files_are_packed_and_what_settings_no_longer_ask_for_goes(tmp_pat
 
 
 def test_fixed_splits_share_no_image(tmp_path, draw, write_tar):
-    from data_prep.executors import Executor
-    from data_prep.images.settings import ImageInput, ImageSettings
-
     numbers = {"train": [1, 2, 3, 3, 4], "valid": [4, 5], "test": [5, 6]}
     inputs = []
     for split, own in numbers.items():
@@ -183,6 +188,33 @@ def test_fixed_splits_share_no_image(tmp_path, draw, write_tar):
     assert [json.loads(line)["tar"] for line in lines] == ["train.tar", "valid.tar"]
     digests = [np.load(tmp_path / f"out/{split}.images.npy")["digest"].tobytes() for split in numbers]
     assert len({part[start : start + 16] for part in digests for start in range(0, len(part), 16)}) == 6
+
+
+def test_links_on_the_way_to_tars_and_output(tmp_path, tars, prepare):
+    for name, target in (("raw", tars), ("out", tmp_path / "deep/er/place")):
+        target.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(target, target_is_directory=True)
+    prepare(tmp_path / "out", {"cc": [tmp_path / "raw/00000.tar"]})
+    found = everything(tmp_path / "out")
+    assert len(found) == 10 and everything(tmp_path / "deep/er/place") == found
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8), st.floats(0, 4))
+def test_a_fuzzed_tar_is_accounted_for(tmp_path_factory, tars, tiny_data_dir, changes, length):
+    content = bytearray((tars / "00000.tar").read_bytes())
+    for place, value in changes:
+        content[int(place * len(content))] = value
+    path = tmp_path_factory.getbasetemp() / "fuzzed.tar"
+    path.write_bytes(content[: int(length * len(content))])
+    task = tasks.Task("x", "webdataset", path, path.name, "key")
+    index = tasks._index_tar(task, ImageSettings(allow_damaged_files=True), CaptionEncoder(tiny_data_dir))
+    counts, images = index.counts(), index.arrays["images"]
+    assert counts["read"] == counts["accepted"] + sum(counts["rejected"].values())
+    assert counts["accepted"] == len(index.arrays["rows"]) and len(index.arrays["starts"]) == counts["accepted"] + 1
+    for image in images:
+        picture = path.read_bytes()[image["offset"] : image["offset"] + image["size"]]
+        assert hashlib.sha256(picture).digest()[:16] == image["digest"].tobytes() and decode_image(picture)
 
 
 @pytest.mark.parametrize(
@@ -202,8 +234,6 @@ def test_fixed_splits_share_no_image(tmp_path, draw, write_tar):
     ],
 )
 def test_wrong_settings_are_told(tmp_path, tars, prepare, tiny_data_dir, change, message):
-    from pathlib import Path
-
     path = str(tars / "00000.tar")
     change = dict(change)
     sources = {n: [Path(p.replace("{}", path)) for p in ps] for n, ps in change.pop("sources", {"cc": [path]}).items()}
