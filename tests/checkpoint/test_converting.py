@@ -58,6 +58,16 @@ def test_optimizer_entries_are_found_by_name_and_by_shape():
     assert expert_indices(state, NAMES) == INDICES
 
 
+def test_experts_of_each_modality_are_experts():
+    names = [
+        "layers.1.moe_layer.A.experts.w_in",
+        "layers.1.moe_layer.B.experts.w_in",
+        "layers.1.moe_layer.experts.w_in",
+    ]
+    others = ["layers.1.moe_layer.A.router.weight", "layers.1.moe_layer.shared.w_in", "layers.1.ffn.A.fc1.weight"]
+    assert expert_names({"model": dict.fromkeys(names + others)}) == names
+
+
 def test_an_order_that_differs_from_the_models_is_followed():
     state = make_state()
     moved = [4, 3, 2, 1, 0]
