@@ -16,17 +16,16 @@ SMALL = dict(patch_size=8, num_codes=48, width=48, code_dim=8)
 @pytest.fixture(scope="module")
 def trained():
     images = list(draw(150))
-    return train(images, 24, PatchVQConfig(**SMALL), TrainingConfig(steps=250, batch_size=24, lr=4e-3))
+    return train(images, 24, PatchVQConfig(**SMALL), TrainingConfig(steps=250, batch_size=16, lr=3e-3))
 
 
 def test_codes_hold_what_is_to_be_seen(trained):
     found = measure(trained, draw(120, seed=1))
     assert found["used"] > 40 and found["perplexity"] > 20
     assert found["top_share"] < 0.2
-    # colour alone would be patch_mean
-    assert found["error"]["reconstruction"] < 0.85 * found["error"]["patch_mean"]
+    assert found["error"]["reconstruction"] < 0.7 * found["error"]["image_mean"]
     # no collapse onto the ground: codes are left for edges
-    assert found["blank"]["codes"] < 32 and found["blank"]["perplexity_of_others"] > 12
+    assert found["blank"]["codes"] < 32 and found["blank"]["perplexity_of_others"] > 25
 
 
 def test_the_ground_of_another_colour_has_another_code(trained):
