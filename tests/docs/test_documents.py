@@ -22,8 +22,10 @@ from fairseq_mhmoe.cli import (
     evaluate_nlvr2,
     evaluate_vqa,
     export,
+    image_codes,
     lm_eval,
     reproduce_arguments,
+    train_image_tokenizer,
 )
 from fairseq_mhmoe.models.multimodal_options import MHMoEMultimodalConfig
 from fairseq_mhmoe.models.options import MHMoELanguageModelConfig
@@ -97,6 +99,7 @@ def options_of_the_programs():
         names |= set(re.findall(r"(?<= )(--[a-z-]+)(?=[ )])", script.read_text()))
     own = data_prep_parser(), export.parser(), cost.parser(with_arch=True), *map(analyze.make_parser, analyze.COMMANDS)
     own += lm_eval.make_parser(), zero_shot_parser(), reproduce_arguments.make_parser(), images_parser()
+    own += image_codes.make_parser(), train_image_tokenizer.make_parser()
     own += vqa.make_parser(), nlvr2.make_parser(), evaluate_vqa.make_parser(), evaluate_nlvr2.make_parser()
     for parser in (get_args_parser(), benchmark, *own, *commands.values()):
         names |= set(parser._option_string_actions)
