@@ -25,6 +25,7 @@ hypothesis.settings.load_profile("here")
 # The files that take longest, which start first: two workers then end together (scripts/test.sh).
 LONGEST = """
     distributed/test_equality_training benchmarks/test_train_step distributed/test_kill data_prep/test_executors
+    end_to_end/test_masked_multimodal distributed/test_masked_multimodal cli/test_evaluate_multimodal
     cli/test_demo cli/test_reproduce data_prep/test_pipeline distributed/test_equality distributed/test_resume
     benchmarks/test_moe_layer distributed/test_launch data_prep/test_demo_english integration/test_user_dir
     benchmarks/test_data_preparation scripts/test_run_training scripts/test_pretrain_training

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import torch
 from matplotlib.image import imread
 
 from fairseq_mhmoe.analysis.activation_streams import stream_batches
+from fairseq_mhmoe.analysis.image_maps import read_image
 from fairseq_mhmoe.cli.analyze import main as analyze
 from fairseq_mhmoe.cli.evaluate_multimodal import main as evaluate
+from fairseq_mhmoe.data.image_transforms import fit_image
 from fairseq_mhmoe.evaluation.loading import load_checkpoint
 from fairseq_mhmoe.evaluation.stream_routing import route_stream
 
@@ -121,9 +124,6 @@ def test_maps_over_images(kind, checkpoints, pictures, tmp_path, capsys):
     assert [each["label"] for each in content["checkpoints"]] == ["update 1", "update 2"]
     loaded = load_checkpoint(checkpoints(kind)[1], device="cpu", kinds=("multimodal",))
     for image, path in zip(content["images"], pictures, strict=True):
-        from fairseq_mhmoe.analysis.image_maps import read_image
-        from fairseq_mhmoe.data.image_transforms import fit_image
-
         pixels = fit_image(read_image(path), MULTIMODAL["image_size"])
         [layer] = route_stream(loaded, images=pixels[None]).image
         by_hand = [len(set(choices.flatten().tolist())) for choices in layer.wanted[0, 1:]]
@@ -147,8 +147,6 @@ def test_maps_over_images(kind, checkpoints, pictures, tmp_path, capsys):
 def test_what_cant_be_is_refused(kind, parts, message, checkpoints, multimodal_data_dir, pictures, tmp_path, capsys):
     names = {"CHECKPOINT": checkpoints(kind)[1], "DATA": multimodal_data_dir, "PICTURE": pictures[0]}
     assert analyze(words(*(names.get(part, part) for part in parts), "--output", tmp_path)) == 2
-    import re
-
     assert re.search(message, capsys.readouterr().err)
 
 

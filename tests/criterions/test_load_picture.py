@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fairseq_mhmoe.criterions import load_picture as module
 from fairseq_mhmoe.criterions.load_picture import cell, colours, load_picture, relative_load
+from fairseq_mhmoe.criterions.routing_report import place_of
 
 
 def colour_by_hand(load, even):
@@ -100,3 +101,11 @@ def test_load_over_an_even_load():
     relative = relative_load(np.array([[6.0, 2, 0, 0], [0, 0, 0, 0]]))
     assert relative[0].tolist() == [3, 1, 0, 0]
     assert np.isnan(relative[1]).all()
+
+
+def test_sets_of_experts_of_a_modality_have_their_names_and_order():
+    picture = load_picture(np.ones((2, 4)), ["3_image", "11_text"])
+    assert module.drawn("3_image") == "3 IMAGE" and module.drawn(3) == "3"
+    rows, columns = cell(1, 3, 4, ["3_image", "11_text"])
+    assert columns.start > module.text_width("11 TEXT") and columns.stop < picture.shape[1]
+    assert sorted(["11_text", "3_text", "3_image", "9"], key=place_of) == ["3_image", "3_text", "9", "11_text"]
