@@ -11,7 +11,7 @@ from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from torch.distributed.run import get_args_parser
 
-from data_prep import nlvr2, vqa
+from data_prep import coco_captions, nlvr2, vqa
 from data_prep.__main__ import make_parser as data_prep_parser
 from data_prep.images.__main__ import make_parser as images_parser
 from data_prep.zero_shot import make_parser as zero_shot_parser
@@ -19,12 +19,14 @@ from fairseq_mhmoe.cli import (
     analyze,
     checkpoint,
     cost,
+    evaluate_captions,
     evaluate_nlvr2,
     evaluate_vqa,
     export,
     image_codes,
     lm_eval,
     reproduce_arguments,
+    score_captions,
     train_image_tokenizer,
 )
 from fairseq_mhmoe.models.multimodal_options import MHMoEMultimodalConfig
@@ -100,6 +102,7 @@ def options_of_the_programs():
     own = data_prep_parser(), export.parser(), cost.parser(with_arch=True), *map(analyze.make_parser, analyze.COMMANDS)
     own += lm_eval.make_parser(), zero_shot_parser(), reproduce_arguments.make_parser(), images_parser()
     own += image_codes.make_parser(), train_image_tokenizer.make_parser()
+    own += coco_captions.make_parser(), evaluate_captions.make_parser(), score_captions.make_parser()
     own += vqa.make_parser(), nlvr2.make_parser(), evaluate_vqa.make_parser(), evaluate_nlvr2.make_parser()
     for parser in (get_args_parser(), benchmark, *own, *commands.values()):
         names |= set(parser._option_string_actions)
