@@ -97,6 +97,17 @@ def test_a_batch_has_captions_their_masks_and_what_they_hide(folder):
     assert batch["streams"] == {"pair": {"rows": 2, "image_masked": 0, "text_masked": 8}}
 
 
+def test_a_rank_without_captions_gets_a_batch_of_nothing(folder):
+    from fairseq_mhmoe.integration.empty_batches import blank_batch, is_known
+
+    batch = dataset(folder).collater([dataset(folder)[0]])
+    assert is_known(batch)
+    blank = blank_batch(batch, PAD)
+    pair = blank["net_input"]["pair"]
+    assert pair["blank"] is True and pair["causal"] is True and pair["tokens"].eq(PAD).all()
+    assert blank["ntokens"] == 0 and not len(blank["targets"]["pair"]["text"]) and not len(pair["text_positions"])
+
+
 def test_masks_are_a_matter_of_seed_pass_and_index_alone(folder):
     first, second = dataset(folder), dataset(folder)
     second[2]
