@@ -106,7 +106,8 @@ class MHMoEMultimodalModel(BaseFairseqModel):
     def _classify(self, head: str, features: List[Tuple[Optional[Tensor], Optional[Tensor]]]) -> Tensor:
         if len(features) != 1 or features[0][0] is None:
             raise ValueError(f"head {head!r}: expected one stream, with images")
-        return self._head(head)(features[0][0][:, 0])
+        image, text = (None if part is None else part[:, 0] for part in features[0])
+        return self._head(head)(image, text)
 
     def _head(self, name: str) -> nn.Module:
         if name not in self.heads:

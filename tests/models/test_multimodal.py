@@ -139,6 +139,8 @@ def test_classes_read_the_image_and_its_text(multimodal, multimodal_task, make_s
 
 def test_two_rows_make_one_example(multimodal, multimodal_task, make_stream):
     model = multimodal(task=multimodal_task(HEADS)).eval()
+    for linear in (model.heads["statement"].classifier[0], model.heads["statement"].classifier[3]):
+        torch.nn.init.normal_(linear.weight, std=0.1)  # at first they are next to nothing
     stream = part(make_stream(4, 6), "images", "tokens")
     both, _ = model(pair=stream, head="statement")
     second, _ = model(pair={name: value[2:] for name, value in stream.items()}, head="statement")
@@ -147,6 +149,22 @@ def test_two_rows_make_one_example(multimodal, multimodal_task, make_stream):
     assert not torch.allclose(both[0], model(pair=swapped, head="statement")[0][0])
     with pytest.raises(ValueError, match="3 rows: expected a multiple of the head's 2"):
         model(pair={name: value[:3] for name, value in stream.items()}, head="statement")
+    with pytest.raises(ValueError, match="without a text"):
+        model(pair=part(stream, "images"), head="statement")
+
+
+def test_the_head_of_two_rows_is_that_of_beit3(multimodal, multimodal_task, make_stream):
+    """CLS and the first symbol of both rows side by side, a norm, then two layers; no pooler."""
+    model = multimodal(task=multimodal_task(HEADS)).eval()
+    stream, head = part(make_stream(4, 6), "images", "tokens"), model.heads["statement"]
+    (image, text), width = model.extract_features(pair=stream)[0]["pair"], model.beit3.text_embed.embedding_dim
+    rows = torch.cat([image[:, 0], text[:, 0]], dim=1)
+    joint = torch.nn.functional.layer_norm(torch.cat([rows[0::2], rows[1::2]], dim=1), [4 * width])
+    first, last = head.classifier[0], head.classifier[3]
+    assert first.weight.shape == (2 * width, 4 * width) and 0 < first.weight.abs().max() < 1e-3
+    hidden = torch.nn.functional.layer_norm(joint @ first.weight.T, [2 * width])
+    expected = torch.nn.functional.gelu(hidden) @ last.weight.T
+    assert torch.allclose(model(pair=stream, head="statement")[0], expected, rtol=1e-3, atol=1e-9)
 
 
 @KINDS
