@@ -45,7 +45,7 @@ from fairseq_mhmoe.cli.work_folder import locked
 
 ROOT = Path(fairseq_mhmoe.__file__).resolve().parents[1]
 DEFAULT_DATA = Path("data/demo-multimodal")
-PAIR_TOKENS = 80  # about, of a picture and its caption or question: for the estimate of time only
+PAIR_TOKENS = 30  # about, of a picture and its caption or question: for the estimate of time only
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:

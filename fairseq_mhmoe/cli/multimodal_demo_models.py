@@ -13,7 +13,7 @@ from fairseq_mhmoe.cli.reproduce_settings import SMALL_PICTURES
 from fairseq_mhmoe.moe.multimodal_cost import MultimodalShape, cost_of
 
 PICTURES = SMALL_PICTURES
-PAIRS = 24  # in an update; PICTURES has the rows of the other streams
+PAIRS = 32  # in an update; PICTURES has the rows of the other streams
 TEXT_LENGTH, QUESTION_LENGTH = 48, 24
 QUESTIONS_PER_UPDATE = 32
 NAMES = ("mhmoe", "xmoe", "dense")  # the slowest begins first
@@ -43,10 +43,10 @@ OPTIMIZER = {
 class Budget:
     """How long is trained."""
 
-    updates: int = 1200  # of pre-training
-    learning_rate: float = 1e-3
-    finetuning_updates: int = 400
-    finetuning_rate: float = 5e-4
+    updates: int = 2000  # of pre-training
+    learning_rate: float = 2e-3
+    finetuning_updates: int = 500
+    finetuning_rate: float = 1e-3
 
 
 def pretraining_words(budget: Budget) -> list[str]:

@@ -129,18 +129,18 @@ MULTILINGUAL = replace(
     sampling_alpha=0.7,
 )
 SMALL_PICTURES = Pictures(
-    64, 8, 256, caption_length=24, image_rows=8, text_rows=8, tokenizer_steps=600, tokenizer_images=4000
+    64, 16, 256, caption_length=24, image_rows=4, text_rows=4, tokenizer_steps=600, tokenizer_images=4000
 )
 MULTIMODAL = replace(
     ENGLISH,
     data="data/reproduce-multimodal",
     prepare=("data_prep.demo_multimodal", "--vocab-size", "3000"),
     width=128,
-    tokens=1200 * 3040,
+    tokens=1500 * 1572,
     tokens_per_sample=48,
-    samples_per_update=24,
-    samples_per_batch=24,
-    learning_rate=1e-3,
+    samples_per_update=32,
+    samples_per_batch=32,
+    learning_rate=2e-3,
     warmup_updates=100,
     weight_decay=0.05,
     adam_beta2=0.98,
