@@ -27,8 +27,8 @@ SHAPES = {
 RELATIONS = ("left of", "right of", "above", "below")
 # Shares of the kinds of scenes: one emoji, two, and a shape of one colour.
 KINDS, KIND_WEIGHTS = ("one", "two", "shape"), (3, 2, 5)
-# The n-th of the emoji, in an order that their names decide, is drawn as often as 1 / (n + COMMON) says: as in a language,
-# a few words are common and can be learned from a few thousand pictures.
+# The n-th of the emoji, in an order that their names decide, is drawn as often as 1 / (n + COMMON) says: as in a
+# language, a few words are common and can be learned from a few thousand pictures.
 COMMON = 20
 
 
