@@ -9,12 +9,11 @@ python -m data_prep.coco_captions --annotations dataset_coco.json --output data/
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.files import write_text
-from data_prep.finetuning_index import copy_tokenizer, read_json, write_index, write_manifest
+from data_prep.finetuning_index import index_parser, read_json, run, write_index, write_manifest
 
 # Karpathy's name -> ours; "restval" are images of COCO's validation set that everybody trains on
 SPLITS = {"train": "train", "restval": "train", "val": "valid", "test": "test"}
@@ -91,28 +90,13 @@ def prepare(annotations: Path, output: Path) -> dict:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.coco_captions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--annotations", type=Path, required=True, help="Karpathy's dataset_coco.json")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--tokenizer", type=Path, help="text folder of the pre-trained model, copied from")
-    return parser
+    return index_parser("coco_captions", __doc__, "Karpathy's dataset_coco.json")
 
 
 def main(words: list[str] | None = None) -> None:
     """Command line; exits with status 1 and one line when something is wrong."""
     options = make_parser().parse_args(words)
-    try:
-        if options.tokenizer is not None:
-            copy_tokenizer(options.tokenizer, options.output)
-        manifest = prepare(options.annotations, options.output)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    for name, count in manifest["records"].items():
-        print(f"{options.output / name}: {count:,} captions")
+    manifest = run(lambda _: prepare(options.annotations, options.output), options, "captions")
     if sum(manifest["empty_captions"].values()):
         print(f"{sum(manifest['empty_captions'].values()):,} empty captions are left out")
 

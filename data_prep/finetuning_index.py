@@ -1,7 +1,9 @@
 """What the index files of fine-tuning are written with: JSON lines, the model's tokenizer beside them, a manifest."""
 
+import argparse
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from data_prep.files import copy, replacing, sha256_of, write_text
@@ -43,4 +45,33 @@ def write_manifest(path: Path, inputs: Iterable[Path], **facts) -> dict:
     """Write what was made of which files, last of all."""
     manifest = {"inputs": {file.name: sha256_of(file) for file in inputs}, **facts}
     write_text(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    return manifest
+
+
+def index_parser(program: str, description: str, annotations: str) -> argparse.ArgumentParser:
+    """The options that every program has; `annotations` tells what --annotations is."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m data_prep.{program}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--annotations", type=Path, required=True, help=annotations)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--tokenizer", type=Path, help="text folder of the pre-trained model, copied from")
+    return parser
+
+
+def run(prepare: Callable[[argparse.Namespace], dict], options: argparse.Namespace, records: str) -> dict:
+    """Copy the tokenizer, prepare, and print the number of records of each index; returns the manifest.
+
+    ValueError and OSError end the program with status 1 and one line.
+    """
+    try:
+        if options.tokenizer is not None:
+            copy_tokenizer(options.tokenizer, options.output)
+        manifest = prepare(options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    for name, count in manifest["records"].items():
+        print(f"{options.output / name}: {count:,} {records}")
     return manifest

@@ -8,11 +8,10 @@ python -m data_prep.nlvr2 --annotations nlvr/nlvr2/data --output data/nlvr2 --to
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.finetuning_index import copy_tokenizer, write_index, write_manifest
+from data_prep.finetuning_index import index_parser, run, write_index, write_manifest
 
 # official file -> (our split, folder of its images)
 SPLITS = {"train": ("train", "images/train"), "dev": ("valid", "dev"), "test1": ("test", "test1")}
@@ -65,26 +64,13 @@ def prepare(annotations: Path, output: Path) -> dict:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.nlvr2", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--annotations", type=Path, required=True, help="folder of train.json, dev.json, test1.json")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--tokenizer", type=Path, help="text folder of the pre-trained model, copied from")
-    return parser
+    return index_parser("nlvr2", __doc__, "folder of train.json, dev.json, test1.json")
 
 
 def main(words: list[str] | None = None) -> None:
     """Command line; exits with status 1 and one line when something is wrong."""
     options = make_parser().parse_args(words)
-    try:
-        if options.tokenizer is not None:
-            copy_tokenizer(options.tokenizer, options.output)
-        manifest = prepare(options.annotations, options.output)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    for name, count in manifest["records"].items():
-        print(f"{options.output / name}: {count:,} statements")
+    run(lambda _: prepare(options.annotations, options.output), options, "statements")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ Answers are the normalised most frequent ones of questions, if 9 or more questio
 import argparse
 import hashlib
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.files import write_text
-from data_prep.finetuning_index import copy_tokenizer, read_json, write_index, write_manifest
+from data_prep.finetuning_index import index_parser, read_json, run, write_index, write_manifest
 from data_prep.vqa_answers import normalize_answer
 
 MIN_COUNT = 9
@@ -175,14 +174,20 @@ class Preparation:
         return {path.name for path in (self.images / folder).iterdir()}
 
 
+def prepare(options: argparse.Namespace) -> dict:
+    """Write the index files that the command line asks for; returns the manifest, ValueError as `Preparation`."""
+    if options.min_count < 1 or options.valid_images < 1:
+        raise ValueError("--min-count and --valid-images: expected 1 or more")
+    inputs = options.annotations, options.output, options.images, options.min_count, options.valid_images
+    try:
+        return Preparation(*inputs).run()
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{options.annotations}: not as VQAv2's files ({error!r}); fetch them again") from None
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.vqa", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--annotations", type=Path, required=True, help="folder of the official JSON files")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--tokenizer", type=Path, help="text folder of the pre-trained model, copied from")
+    parser = index_parser("vqa", __doc__, "folder of the official JSON files")
     parser.add_argument("--images", type=Path, help="folder of train2014/, ...: leave out questions without image")
     parser.add_argument(
         "--min-count", type=int, default=MIN_COUNT, help="questions that make an answer one of the list"
@@ -194,19 +199,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(words: list[str] | None = None) -> None:
     """Command line; exits with status 1 and one line when something is wrong."""
     options = make_parser().parse_args(words)
-    try:
-        if options.min_count < 1 or options.valid_images < 1:
-            raise ValueError("--min-count and --valid-images: expected 1 or more")
-        if options.tokenizer is not None:
-            copy_tokenizer(options.tokenizer, options.output)
-        preparation = Preparation(
-            options.annotations, options.output, options.images, options.min_count, options.valid_images
-        )
-        manifest = preparation.run()
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        sys.exit(f"error: {error}")
-    for name, count in manifest["records"].items():
-        print(f"{options.output / name}: {count:,} questions")
+    manifest = run(prepare, options, "questions")
     print(f"{options.output / 'answer2label.txt'}: {manifest['answers']:,} answers")
     for reason, count in manifest["left_out"].items():
         print(f"left out: {count:,} questions of {reason}")

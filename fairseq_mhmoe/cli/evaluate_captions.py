@@ -7,12 +7,11 @@ captioning_test_scores.json: BLEU@1-4 and CIDEr, METEOR and SPICE where Java can
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from fairseq_mhmoe.cli.files import write_json
-from fairseq_mhmoe.cli.finetuning_table import add_model_arguments, load_model, scores_of
-from fairseq_mhmoe.cli.messages import warnings_only
+from fairseq_mhmoe.cli.finetuning_table import load_model, model_parser, scores_of
+from fairseq_mhmoe.cli.messages import run
 from fairseq_mhmoe.cli.score_captions import add_metrics, add_score_arguments
 
 PROGRESS = 500  # images between two lines
@@ -62,12 +61,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fairseq_mhmoe.cli.evaluate_captions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_model_arguments(parser)
+    parser = model_parser("evaluate_captions", __doc__)
     parser.add_argument(
         "--references",
         type=Path,
@@ -94,12 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(words: list[str] | None = None) -> None:
     """Command line; status 1 and one line when something is wrong."""
-    arguments = make_parser().parse_args(words)
-    warnings_only()
-    try:
-        evaluate(arguments)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run(evaluate, make_parser(), words)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ share of sentences that are right for all of their pairs of images), where the i
 """
 
 import argparse
-import sys
 
 from fairseq_mhmoe.cli.files import write_bytes
-from fairseq_mhmoe.cli.finetuning_table import add_model_arguments, load_model, report, scores_of
-from fairseq_mhmoe.cli.messages import warnings_only
+from fairseq_mhmoe.cli.finetuning_table import load_model, model_parser, report, scores_of
+from fairseq_mhmoe.cli.messages import run
 
 
 def evaluate(arguments: argparse.Namespace) -> dict:
@@ -38,23 +37,12 @@ def evaluate(arguments: argparse.Namespace) -> dict:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fairseq_mhmoe.cli.evaluate_nlvr2",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_model_arguments(parser)
-    return parser
+    return model_parser("evaluate_nlvr2", __doc__)
 
 
 def main(words: list[str] | None = None) -> None:
     """Command line; status 1 and one line when something is wrong."""
-    arguments = make_parser().parse_args(words)
-    warnings_only()
-    try:
-        evaluate(arguments)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run(evaluate, make_parser(), words)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ index the soft score, which training shows; for a hidden test neither.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from data_prep.finetuning_index import read_json
 from fairseq_mhmoe.cli.files import write_json
-from fairseq_mhmoe.cli.finetuning_table import add_model_arguments, load_model, report, scores_of
-from fairseq_mhmoe.cli.messages import warnings_only
+from fairseq_mhmoe.cli.finetuning_table import load_model, model_parser, report, scores_of
+from fairseq_mhmoe.cli.messages import run
 
 
 def evaluate(arguments: argparse.Namespace) -> dict:
@@ -70,12 +69,7 @@ def read_annotations(path: Path) -> dict[int, dict]:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fairseq_mhmoe.cli.evaluate_vqa",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_model_arguments(parser)
+    parser = model_parser("evaluate_vqa", __doc__)
     parser.add_argument("--annotations", type=Path, help="official annotations of the split, for the official accuracy")
     parser.add_argument("--answers", help="list of answers (default: as in training)")
     return parser
@@ -83,12 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(words: list[str] | None = None) -> None:
     """Command line; status 1 and one line when something is wrong."""
-    arguments = make_parser().parse_args(words)
-    warnings_only()
-    try:
-        evaluate(arguments)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run(evaluate, make_parser(), words)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,13 @@ from fairseq_mhmoe.cli.text_table import text_table
 HEADER = ("task", "split", "examples", "metric", "value", "checkpoint")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of every program that asks a fine-tuned model about a split."""
+def model_parser(program: str, description: str) -> argparse.ArgumentParser:
+    """The command line of a program that asks a fine-tuned model about a split."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m fairseq_mhmoe.cli.{program}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("checkpoint", type=Path, help="of the fine-tuned model, for example checkpoint_best.pt")
     parser.add_argument("data", type=Path, help="folder of index files")
     parser.add_argument("--split", default="test", help="split to answer (default: test)")
@@ -26,6 +31,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-workers", type=int, default=2, help="processes that read images")
     parser.add_argument("--log-format", help="of the progress bar: tqdm, simple, json or none")
     parser.add_argument("--cpu", action="store_true", help="leave the GPU alone")
+    return parser
 
 
 def load_model(arguments: argparse.Namespace, task: str, **changes):

@@ -7,7 +7,6 @@ may take turns (--share 0/4 ... 3/4).
 import argparse
 import io
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 
 from data_prep.files import replacing
 from fairseq_mhmoe.cli.files import write_bytes, write_json
-from fairseq_mhmoe.cli.messages import warnings_only
+from fairseq_mhmoe.cli.messages import run
 from fairseq_mhmoe.cli.train_image_tokenizer import choose_device
 from fairseq_mhmoe.data.image_codes import CODES, META, codes_folder, describe, read_meta
 from fairseq_mhmoe.data.image_shards import ImageShards, read_image_manifest
@@ -69,23 +68,23 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(words: list[str] | None = None) -> None:
-    """Compute what is missing, split by split."""
-    arguments = make_parser().parse_args(words)
-    warnings_only()
-    try:
-        share = read_share(arguments.share)
-        for name, least in (("image_size", 1), ("batch_size", 1), ("part", 1), ("num_workers", 0)):
-            if getattr(arguments, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: expected {least} or more")
-        splits = arguments.splits or list(read_image_manifest(arguments.folder)["splits"])
-        tokenizer = load_tokenizer(arguments.image_tokenizer)
-        fingerprint = tokenizer.fingerprint()
-        tokenizer.check(torch.zeros(1, 3, arguments.image_size, arguments.image_size, dtype=torch.uint8))
-        tokenizer.to(choose_device(arguments.device))
-        for split in splits:
-            compute(arguments, split, tokenizer, fingerprint, share)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    """Command line; status 1 and one line when something is wrong."""
+    run(compute_splits, make_parser(), words)
+
+
+def compute_splits(arguments: argparse.Namespace) -> None:
+    """Compute what is missing, split by split; ValueError for options, images and tokenizers that can't be used."""
+    share = read_share(arguments.share)
+    for name, least in (("image_size", 1), ("batch_size", 1), ("part", 1), ("num_workers", 0)):
+        if getattr(arguments, name) < least:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: expected {least} or more")
+    splits = arguments.splits or list(read_image_manifest(arguments.folder)["splits"])
+    tokenizer = load_tokenizer(arguments.image_tokenizer)
+    fingerprint = tokenizer.fingerprint()
+    tokenizer.check(torch.zeros(1, 3, arguments.image_size, arguments.image_size, dtype=torch.uint8))
+    tokenizer.to(choose_device(arguments.device))
+    for split in splits:
+        compute(arguments, split, tokenizer, fingerprint, share)
 
 
 def read_share(text: str) -> tuple[int, int]:

@@ -6,11 +6,10 @@ BLEU@1-4 and CIDEr, METEOR and SPICE where Java can compute them, and otherwise 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from fairseq_mhmoe.cli.files import write_json
-from fairseq_mhmoe.cli.messages import warnings_only
+from fairseq_mhmoe.cli.messages import run
 from fairseq_mhmoe.cli.text_table import text_table
 
 
@@ -86,12 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(words: list[str] | None = None) -> None:
     """Command line; status 1 and one line when something is wrong."""
-    arguments = make_parser().parse_args(words)
-    warnings_only()
-    try:
-        score_file(arguments)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run(score_file, make_parser(), words)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import argparse
 import hashlib
 import io
 import json
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from fairseq_mhmoe.cli.files import write_bytes, write_json
 from fairseq_mhmoe.cli.image_sources import ImageRecord, choose, load
-from fairseq_mhmoe.cli.messages import warnings_only
+from fairseq_mhmoe.cli.messages import run
 from fairseq_mhmoe.data.image_transforms import fit_image
 from fairseq_mhmoe.data.images import BadImage
 from fairseq_mhmoe.vision.files import load_tokenizer, save_tokenizer
@@ -62,12 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(words: list[str] | None = None) -> None:
     """Train, measure, write; or say that the same was done before."""
-    arguments = make_parser().parse_args(words)
-    warnings_only()
-    try:
-        make_tokenizer(arguments)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run(make_tokenizer, make_parser(), words)
 
 
 def make_tokenizer(arguments: argparse.Namespace) -> None:
