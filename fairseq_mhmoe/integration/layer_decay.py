@@ -7,14 +7,13 @@ with the scheduler's learning rate times its layer's factor. A checkpoint is the
 
 import logging
 import re
-from contextlib import contextmanager
 
 from fairseq import trainer
 from fairseq.optim import FairseqOptimizer
 
 from fairseq_mhmoe.integration import checkpoint_contents as contents
 from fairseq_mhmoe.integration.hooks import wrap
-from fairseq_mhmoe.integration.weight_decay import check_single_parameters
+from fairseq_mhmoe.integration.weight_decay import check_single_parameters, parted
 
 OPTION = "--layer-lr-decay"
 SCALES = "mhmoe_lr_scales"  # attribute of a torch optimizer: {id of a parameter: factor} for those that have one
@@ -110,26 +109,12 @@ def step(original, self, *args, **kwargs):
     """One update of all parameters."""
     if not hasattr(self.optimizer, SCALES):
         return original(self, *args, **kwargs)
-    with parted(self.optimizer, getattr(self.optimizer, SCALES)):
+    with parted(self.optimizer, getattr(self.optimizer, SCALES), parts_of, "lr"):
         return original(self, *args, **kwargs)
 
 
-@contextmanager
-def parted(optimizer, scales):
-    """Inside, each of the optimizer's groups is one for each factor, with the group's learning rate times it."""
-    groups = optimizer.param_groups
-    parts = [(group, part) for group in groups for part in parts_of(group, scales)]
-    optimizer.param_groups = [part for _, part in parts]
-    try:
-        yield
-    finally:
-        optimizer.param_groups = groups
-        for group, part in parts:  # what a step notes in its groups
-            group.update({key: value for key, value in part.items() if key not in ("params", "lr")})
-
-
 def parts_of(group, scales):
-    """The group's parameters, one part for each factor in order."""
+    """The group's parameters, one part for each factor in order, with the group's learning rate times it."""
     by_scale = {}
     for parameter in group["params"]:
         by_scale.setdefault(scales[id(parameter)], []).append(parameter)

@@ -102,22 +102,22 @@ def step(original, self, *args, **kwargs):
     """One update of all parameters."""
     if not hasattr(self.optimizer, SPARED):
         return original(self, *args, **kwargs)
-    with parted(self.optimizer, getattr(self.optimizer, SPARED)):
+    with parted(self.optimizer, getattr(self.optimizer, SPARED), parts_of, "weight_decay"):
         return original(self, *args, **kwargs)
 
 
 @contextmanager
-def parted(optimizer, spared):
-    """Inside, each of the optimizer's groups is two: one with its weight decay, one with none."""
+def parted(optimizer, chosen, parts_of, setting):
+    """Inside, each of the optimizer's groups is several, parts_of(group, chosen), which differ in this setting."""
     groups = optimizer.param_groups
-    parts = [(group, part) for group in groups for part in parts_of(group, spared)]
+    parts = [(group, part) for group in groups for part in parts_of(group, chosen)]
     optimizer.param_groups = [part for _, part in parts]
     try:
         yield
     finally:
         optimizer.param_groups = groups
         for group, part in parts:  # what a step notes in its groups: Nesterov's last learning rate
-            group.update({key: value for key, value in part.items() if key not in ("params", "weight_decay")})
+            group.update({key: value for key, value in part.items() if key not in ("params", setting)})
 
 
 def parts_of(group, spared):

@@ -164,16 +164,11 @@ class MaskedMultimodalTask(FairseqTask):
         max_positions=None,
         ignore_invalid_inputs=False,
         required_batch_size_multiple=1,
-        seed=1,
-        num_shards=1,
-        shard_id=0,
-        num_workers=0,
-        epoch=1,
         data_buffer_size=0,
         disable_iterator_cache=False,
-        skip_remainder_batch=False,
         grouped_shuffling=False,
         update_epoch_batch_itr=False,
+        **kwargs,
     ):
         """An iterator over batches with so many rows of each stream; arguments of fairseq's get_batch_iterator."""
         if grouped_shuffling:
@@ -188,14 +183,9 @@ class MaskedMultimodalTask(FairseqTask):
             dataset,
             self._orders(dataset),
             sizes,
-            seed=seed,
-            num_shards=num_shards,
-            shard_id=shard_id,
-            num_workers=num_workers,
-            epoch=epoch,
             buffer_size=data_buffer_size,
-            skip_remainder_batch=skip_remainder_batch,
             reuse_dataloader=True,
+            **kwargs,
         )
         if cached:
             self.dataset_to_epoch_iter[dataset] = iterator

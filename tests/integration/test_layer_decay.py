@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fairseq_mhmoe.integration import layer_decay
-from fairseq_mhmoe.integration.layer_decay import SCALES, check_settings, layer_scales, parted
+from fairseq_mhmoe.integration.layer_decay import SCALES, check_settings, layer_scales, parted, parts_of
 
 DECAY = 0.5
 OPTIMIZERS = {
@@ -130,7 +130,8 @@ def optimizer():
 def test_an_error_in_a_step_leaves_the_groups_whole(optimizer):
     (group,) = optimizer.param_groups
     first, second = group["params"]
-    with pytest.raises(RuntimeError, match="out of memory"), parted(optimizer, {id(first): 0.5, id(second): 1.0}):
+    parts = parted(optimizer, {id(first): 0.5, id(second): 1.0}, parts_of, "lr")
+    with pytest.raises(RuntimeError, match="out of memory"), parts:
         assert [part["lr"] for part in optimizer.param_groups] == [0.05, 0.1]
         raise RuntimeError("out of memory")
     assert optimizer.param_groups == [group] and group["lr"] == 0.1 and len(group["params"]) == 2

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fairseq_mhmoe.integration.weight_decay import SPARED, check_settings, names_of_kinds, parted
+from fairseq_mhmoe.integration.weight_decay import SPARED, check_settings, names_of_kinds, parted, parts_of
 
 DECAY = ("--weight-decay", "0.5", "--dropout", "0.1")
 SPARE = ("--no-weight-decay-on", "norm,bias,router")
@@ -97,7 +97,7 @@ def optimizer():
 def test_a_group_is_parted_for_the_time_of_a_step(optimizer):
     groups = optimizer.param_groups
     first, second = (group["params"] for group in groups)
-    with parted(optimizer, {id(first[1]), *map(id, second)}):
+    with parted(optimizer, {id(first[1]), *map(id, second)}, parts_of, "weight_decay"):
         inside = [(group["weight_decay"], *map(id, group["params"])) for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             group["lr_old"] = group["lr"]  # as Nesterov's optimizer notes it
@@ -108,7 +108,8 @@ def test_a_group_is_parted_for_the_time_of_a_step(optimizer):
 
 def test_an_error_in_a_step_leaves_the_groups_whole(optimizer):
     groups = optimizer.param_groups
-    with pytest.raises(RuntimeError, match="out of memory"), parted(optimizer, {id(groups[0]["params"][0])}):
+    parts = parted(optimizer, {id(groups[0]["params"][0])}, parts_of, "weight_decay")
+    with pytest.raises(RuntimeError, match="out of memory"), parts:
         assert len(optimizer.param_groups) == 3
         raise RuntimeError("out of memory")
     assert optimizer.param_groups is groups and len(groups[0]["params"]) == 2
