@@ -78,6 +78,8 @@ class Images:
 class Texts:
     """The texts of a stream as `<s> tokens </s>`, with the tokens that are to be predicted.
 
+    A piece of a text that ends where a document ends has that `</s>` only.
+
     Args:
         tokens: number of a record -> its tokens, int64.
         length: most tokens of a text, <s> and </s> among them; what is longer is cut.
@@ -93,7 +95,9 @@ class Texts:
     def read(self, index: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """{"tokens": [T] with masks, "positions": [M], "targets": [M]}, int64."""
         symbols = self._symbols
-        tokens = np.concatenate([[symbols.bos], self._tokens(index)[: self._length - 2], [symbols.eos]])
+        inside = self._tokens(index)[: self._length - 2]
+        end = [] if len(inside) and inside[-1] == symbols.eos else [symbols.eos]
+        tokens = np.concatenate([[symbols.bos], inside, end]).astype(np.int64)
         masked, positions = mask_text(generator, tokens, self._ratio, (symbols.first, symbols.end), symbols.mask)
         return {"tokens": masked, "positions": positions, "targets": tokens[positions]}
 

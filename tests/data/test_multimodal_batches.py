@@ -90,6 +90,16 @@ def test_a_caption_without_tokens_has_no_target():
     assert whole["ntokens"] == 6
 
 
+def test_a_text_that_ends_a_document_has_one_end():
+    texts = Texts(lambda index: np.array([5, SYMBOLS.eos, 6, SYMBOLS.eos]), 6, 0.5, SYMBOLS)
+    item = texts.read(0, np.random.default_rng(0))
+    assert len(item["tokens"]) == 5 and item["positions"].tolist() in ([1], [3])
+    assert item["tokens"][[0, 2, 4]].tolist() == [SYMBOLS.bos, SYMBOLS.eos, SYMBOLS.eos]
+    longer = Texts(lambda index: np.array([5, 6, 7, SYMBOLS.eos]), 5, 0, SYMBOLS).read(0, np.random.default_rng(0))
+    assert longer["tokens"].tolist() == [SYMBOLS.bos, 5, 6, 7, SYMBOLS.eos]
+    assert longer["tokens"].dtype == np.int64
+
+
 def test_streams_without_rows_are_none():
     whole = batch(dataset(), ("pair", 0, 1))
     assert whole["net_input"]["image"] is None and whole["net_input"]["text"] is None
