@@ -123,6 +123,8 @@ def load_checkpoint(
             elif value is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{path} was trained with task {cfg.task._name}, which has no {option} {value}")
+    if kind == "multimodal":
+        cfg.task.train_subset = ""  # no split is cropped at random, or read in random order, because it was trained on
     task = tasks.setup_task(cfg.task)
     trained, there = len(state["model"][EMBEDDINGS[kind]]), len(task.source_dictionary)
     if trained != there:

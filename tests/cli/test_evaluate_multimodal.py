@@ -58,6 +58,13 @@ def words(*parts):
     return [*map(str, parts), "--device", "cpu"]
 
 
+def test_the_training_split_is_scored_as_any_other(checkpoints, multimodal_data_dir):
+    task = load_checkpoint(checkpoints("dense")[1], multimodal_data_dir, "cpu", kinds=("multimodal",)).task
+    task.load_dataset("train")
+    data = task.dataset("train")
+    assert not data.training and not any(s.images.transform.random for s in data.streams.values() if s.images)
+
+
 def test_scores_are_sums_over_the_streams(checkpoints, multimodal_data_dir, tmp_path, capsys):
     path = tmp_path / "scores.json"
     assert evaluate(words(checkpoints("separate")[1], multimodal_data_dir, "--batch-size", 2, "--output", path)) == 0
