@@ -160,7 +160,7 @@ class Statements(Examples):
 
     def target(self, record: dict) -> int:
         """The label."""
-        return record.get("label", NO_LABEL)
+        return int(record.get("label", NO_LABEL))  # JSON's true is 1 too
 
     def collate_targets(self, targets: Sequence[int]) -> Tensor:
         """[B], int64."""

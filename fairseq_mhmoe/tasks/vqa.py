@@ -1,5 +1,7 @@
 """Task `vqa`: a question about an image, answered by one of a list of answers (VQAv2)."""
 
+import hashlib
+import json
 import logging
 import math
 from dataclasses import dataclass, field
@@ -43,6 +45,17 @@ class VQATask(FinetuningTask):
         super().__init__(cfg, dictionary)
         self.answers = read_answers(Path(cfg.answers or Path(cfg.data) / FILE))
         logger.info(f"{len(self.answers):,} answers")
+        self.state.merge_state_dict({"answers": hashlib.sha256(json.dumps(self.answers).encode()).hexdigest()})
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Look at the state in a checkpoint; ValueError where its labels stand for other answers."""
+        if state_dict.get("answers", self.state.answers) != self.state.answers:
+            raise ValueError(
+                "the checkpoint was trained with another list of answers, whose labels have other meanings; name that "
+                "one with --answers"
+            )
+
+    check_state = load_state_dict  # of a training that is to go on
 
     def model_heads(self) -> dict[str, dict]:
         """One head, with a class for each answer."""

@@ -74,6 +74,14 @@ def test_a_batch_of_statements_has_two_images_each(make_task):
     assert task.model_heads() == {"truth": {"kind": "classes", "classes": 2, "inputs": 2}}
 
 
+def test_labels_may_be_true_and_false(make_task, folders, tmp_path):
+    record = {"image_path": "images/0.png", "image2_path": "images/1.png", "text": "what"}
+    write_jsonl(tmp_path / "nlvr2.valid.jsonl", [record | {"label": label} for label in (True, 0, False, 1.0)])
+    task = make_task("nlvr2", data=str(tmp_path), image_root=str(folders["nlvr2"]), text_data=str(folders["nlvr2"]))
+    targets = batches(task, "valid")[0]["targets"]
+    assert targets.dtype == torch.int64 and targets.tolist() == [1, 0, 0, 1]
+
+
 def test_an_epoch_is_a_permutation_and_passes_differ(make_task):
     task = make_task()
     first, second = batches(task, epoch=1), batches(task, epoch=2)
@@ -193,6 +201,20 @@ def test_a_missing_image_is_told_with_file_and_line(make_task, folders):
 def test_options_that_cannot_be_are_refused(make_task, options, words):
     with pytest.raises(ValueError, match=words):
         make_task(**options)
+
+
+def test_answers_in_another_order_are_refused(make_task, folders, tmp_path):
+    lines = (folders["vqa"] / "answer2label.txt").read_text().splitlines()
+    answers = [line.split('"')[3] for line in lines][::-1]
+    other = write_jsonl(tmp_path / "other.txt", [{"answer": a, "label": n} for n, a in enumerate(answers)])
+    state = make_task().state_dict()
+    for check in (make_task().load_state_dict, make_task().check_state):
+        check(state)
+        check({})
+    with pytest.raises(ValueError, match="another list of answers.* --answers"):
+        make_task(answers=str(other)).load_state_dict(state)
+    with pytest.raises(ValueError, match="another list of answers"):
+        make_task(answers=str(other)).check_state(state)
 
 
 def test_batches_are_counted_in_examples(make_task):
