@@ -61,9 +61,9 @@ class ImageShards:
     def __len__(self) -> int:
         return len(self._rows if self.has_captions else self._images)
 
-    def __del__(self):
+    def __del__(self, close=os.close):  # bound here: the module may be gone when a program ends
         for descriptor in getattr(self, "_files", {}).values():
-            os.close(descriptor)
+            close(descriptor)
 
     @property
     def images(self) -> int:
