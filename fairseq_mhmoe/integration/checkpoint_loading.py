@@ -115,8 +115,7 @@ def load_into_trainer(original, trainer, filename, *args, **kwargs):
             order = [name for name, _ in contents.trained_parameters(trainer)]
             state = read_rows(state, path, reference, group, contents.expert_names(model), order)
         resume.fit_to(state, trainer)
-        if not starts_anew:
-            resume.check_task(state, trainer.task)
+        resume.check_task(state, trainer.task, starts_anew)
         return state
 
     on_all_ranks = cfg.load_checkpoint_on_all_dp_ranks

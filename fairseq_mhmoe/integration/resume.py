@@ -79,16 +79,19 @@ def fit_to(state, trainer):
         logger.warning("the average of weights (EMA) in the checkpoint is left out: give --store-ema to continue it")
 
 
-def check_task(state, task):
+def check_task(state, task, starts_anew=False):
     """Lets a task that can tell whether a training may go on with it look at what the checkpoint says of it.
+
+    Of one whose weights a new training starts with, it looks at what concerns the weights.
 
     Stock code saves the state of a task and shows it to programs that evaluate, but not to a training.
 
     Raises:
         ValueError: from the task.
     """
-    if hasattr(task, "check_state"):
-        task.check_state(state.get("task_state") or {})
+    check = getattr(task, "check_pretrained" if starts_anew else "check_state", None)
+    if check is not None:
+        check(state.get("task_state") or {})
 
 
 def fit_position(state, processes):

@@ -13,6 +13,7 @@ from fairseq_mhmoe.data.finetuning_examples import Examples, Images
 from fairseq_mhmoe.data.image_transforms import ImageTransform
 from fairseq_mhmoe.data.index_files import MASK, IndexFiles, RecordText, image_file
 from fairseq_mhmoe.tasks.finetuning_options import check_options
+from fairseq_mhmoe.tasks.vocabulary import KEY, check_vocabulary, digest_of
 
 SPM_MODEL = "spm.model"
 
@@ -33,6 +34,7 @@ class FinetuningTask(FairseqTask):
         self.dictionary = dictionary
         self.image_size, self.patch_size = cfg.image_size, cfg.patch_size
         self.max_text_positions = cfg.max_text_length
+        self.state.merge_state_dict({KEY: digest_of(dictionary)})
 
     @classmethod
     def setup_task(cls, cfg, **kwargs):
@@ -42,6 +44,18 @@ class FinetuningTask(FairseqTask):
         dictionary.add_symbol(MASK)
         logger.info(f"dictionary: {len(dictionary):,} types, {MASK} among them")
         return cls(cfg, dictionary)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Look at the state in a checkpoint, of which nothing is taken over; ValueError: it is of other symbols."""
+        check_vocabulary(state_dict, self.state_dict())
+
+    def check_state(self, state: dict) -> None:
+        """Look at the state that a training which is to go on left; ValueError as `load_state_dict`."""
+        self.load_state_dict(state)
+
+    def check_pretrained(self, state: dict) -> None:
+        """Look at the state that a training left whose weights a new one starts with; ValueError: other symbols."""
+        check_vocabulary(state, self.state_dict())
 
     @property
     def source_dictionary(self):

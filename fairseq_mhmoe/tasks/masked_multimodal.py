@@ -19,6 +19,7 @@ from fairseq_mhmoe.tasks.masked_multimodal_options import (
     streams_on,
     without_effect,
 )
+from fairseq_mhmoe.tasks.vocabulary import KEY, check_vocabulary, digest_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class MaskedMultimodalTask(FairseqTask):
         self.symbols = Symbols(*symbols, first=dictionary.nspecial, end=len(dictionary) - 1)
         self._folders = StreamFolders(args, dictionary, dictionary_path, self.symbols)
         self._tokenizer = self._load_tokenizer() if codes_wanted(args) else None
-        self.state.merge_state_dict({"batch_sizes": self.batch_sizes(args.batch_size)})
+        self.state.merge_state_dict({"batch_sizes": self.batch_sizes(args.batch_size), KEY: digest_of(dictionary)})
 
     @classmethod
     def setup_task(cls, args, **kwargs):
@@ -127,8 +128,9 @@ class MaskedMultimodalTask(FairseqTask):
         """Look at the state in a checkpoint, of which nothing is taken over.
 
         Raises:
-            ValueError: the training that left this state had another visual tokenizer.
+            ValueError: the training that left this state had another visual tokenizer or dictionary.
         """
+        check_vocabulary(state_dict, self.state_dict())
         before, now = state_dict.get("image_tokenizer"), self.state_dict().get("image_tokenizer")
         if None not in (before, now) and before != now:
             raise ValueError(
@@ -136,6 +138,10 @@ class MaskedMultimodalTask(FairseqTask):
                 "codes have other meanings; name that one with --image-tokenizer, or take the weights alone with "
                 "--finetune-from-model"
             )
+
+    def check_pretrained(self, state: dict) -> None:
+        """Look at the state that a training left whose weights a new one starts with; ValueError: other symbols."""
+        check_vocabulary(state, self.state_dict())
 
     def check_state(self, state: dict) -> None:
         """Look at the state that a training which is to go on left; ValueError as `load_state_dict`."""

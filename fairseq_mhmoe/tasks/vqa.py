@@ -48,14 +48,13 @@ class VQATask(FinetuningTask):
         self.state.merge_state_dict({"answers": hashlib.sha256(json.dumps(self.answers).encode()).hexdigest()})
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Look at the state in a checkpoint; ValueError where its labels stand for other answers."""
+        """As FinetuningTask's; ValueError also where labels stand for other answers."""
+        super().load_state_dict(state_dict)
         if state_dict.get("answers", self.state.answers) != self.state.answers:
             raise ValueError(
                 "the checkpoint was trained with another list of answers, whose labels have other meanings; name that "
                 "one with --answers"
             )
-
-    check_state = load_state_dict  # of a training that is to go on
 
     def model_heads(self) -> dict[str, dict]:
         """One head, with a class for each answer."""

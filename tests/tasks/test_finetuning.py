@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import fairseq_mhmoe  # noqa: F401  registers the tasks
+from fairseq_mhmoe.integration import resume
 from fairseq_mhmoe.tasks.nlvr2 import NLVR2Config, NLVR2Task
 from fairseq_mhmoe.tasks.vqa import VQAConfig, VQATask
 from tests.finetuning_data import COLORS, write_jsonl, write_nlvr2_data, write_vqa_data
@@ -201,6 +202,20 @@ def test_a_missing_image_is_told_with_file_and_line(make_task, folders):
 def test_options_that_cannot_be_are_refused(make_task, options, words):
     with pytest.raises(ValueError, match=words):
         make_task(**options)
+
+
+def test_other_symbols_of_the_same_number_are_refused(make_task, folders, tmp_path):
+    lines = (folders["nlvr2"] / "dict.txt").read_text().splitlines()
+    (tmp_path / "dict.txt").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
+    state, other = make_task("nlvr2").state_dict(), make_task("nlvr2", text_data=str(tmp_path))
+    for check in (other.load_state_dict, other.check_state, other.check_pretrained):
+        check({})
+        with pytest.raises(ValueError, match="trained with another dictionary.*dict.txt and spm.model"):
+            check(state)
+    make_task("nlvr2").check_pretrained(state | {"image_tokenizer": "of pre-training"})
+    resume.check_task({"task_state": state}, make_task("vqa"), starts_anew=True)
+    with pytest.raises(ValueError, match="another dictionary"):
+        resume.check_task({"task_state": state}, other, starts_anew=True)
 
 
 def test_answers_in_another_order_are_refused(make_task, folders, tmp_path):
