@@ -27,8 +27,8 @@ class StepFailed(Exception):
 
 
 def say(text: str = "") -> None:
-    """Print a line at once, also into a pipe."""
-    print(text, flush=True)
+    """Print a line at once, also into a pipe; in one piece, since several threads have something to say."""
+    print(f"{text}\n", end="", flush=True)
 
 
 def show(command: list[str]) -> None:

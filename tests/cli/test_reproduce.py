@@ -1,23 +1,17 @@
 """The whole reproduction, shrunken, with the real programs in forks: what it writes, and that nothing is done twice."""
 
 import io
-import itertools
 import json
 import logging
-import os
-import signal
-import subprocess
-import threading
 from contextlib import redirect_stdout
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from fairseq_mhmoe.cli import demo_programs, reproduce_figures
+from fairseq_mhmoe.cli import reproduce_figures
 from fairseq_mhmoe.cli.reproduce import main
 
-from .. import forks
+from .forked_programs import ForkedProgram, forked_programs
 
 TINY = (
     "width=16 layers=2 attention_heads=2 ffn=16 tokens_per_sample=64 samples_per_update=4 samples_per_batch=4".split()
@@ -30,62 +24,18 @@ PNG = b"\x89PNG"
 pytestmark = pytest.mark.timeout(600)  # a dozen programs, on a machine that others use
 
 
-class ForkedProgram:
-    """subprocess.Popen with forks in place of new processes; `kill_at`, if set, ends the one that writes it, once."""
-
-    kill_at = None
-    started = []
-    lock = threading.Lock()
-    numbers = itertools.count()
-
-    def __init__(self, command, env, **options):
-        words = list(map(str, command))
-        name, words = (words[2], words[3:]) if words[1] == "-m" else (Path(words[0]).name, words[1:])
-        pipe = self.folder / f"pipe{next(self.numbers)}"
-        os.mkfifo(pipe)
-        with self.lock:
-            self.started.append(name)
-            call = (forks.program, (name, words))
-            settings = {**forks.QUIET, "OMP_NUM_THREADS": env["OMP_NUM_THREADS"]}
-            self.process = forks.server().Process(target=forks.become, args=(call, settings, str(pipe)))
-            self.process.start()
-        self.stdout = self.watched(open(pipe, encoding="utf-8"))
-
-    def watched(self, lines):
-        for line in lines:
-            if ForkedProgram.kill_at is not None and ForkedProgram.kill_at in line:
-                ForkedProgram.kill_at = None
-                self.process.kill()
-            yield line
-
-    def poll(self):
-        return self.process.exitcode
-
-    def wait(self, timeout=None):
-        self.process.join(timeout)
-        return self.process.exitcode
-
-    def terminate(self):
-        self.process.terminate()
-
-
 @pytest.fixture(scope="module")
 def reproduce(tiny_data_dir, tmp_path_factory):
     """reproduce(folder, *options): the command with forked programs -> its results."""
-    forked = SimpleNamespace(Popen=ForkedProgram, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
-    handler, stock = signal.getsignal(signal.SIGTERM), demo_programs.subprocess
-    ForkedProgram.folder = tmp_path_factory.mktemp("pipes")
+    pipes = tmp_path_factory.mktemp("pipes")
 
     def run(folder, *options):
-        ForkedProgram.started.clear()
         words = ["english", "--data", tiny_data_dir, "--output", folder, "--device", "cpu", *options]
-        demo_programs.subprocess = forked
-        try:
-            main(list(map(str, words)))
-        finally:
-            demo_programs.subprocess = stock
-            signal.signal(signal.SIGTERM, handler)
-            logging.disable(logging.NOTSET)
+        with forked_programs(pipes):
+            try:
+                main(list(map(str, words)))
+            finally:
+                logging.disable(logging.NOTSET)
         return json.loads((folder / "results.json").read_text())
 
     return run
