@@ -9,7 +9,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import eval_lm, generate, hydra_train, interactive, train, validate  # noqa: F401
 from torch.utils import tensorboard  # noqa: F401
 
-import fairseq_mhmoe  # noqa: F401
+import fairseq_mhmoe
 import fairseq_mhmoe.models.multimodal_encoder  # noqa: F401  (what multimodal models import when they are built)
 
 # hydra's parsers keep what they have found out about their grammars
