@@ -1,9 +1,9 @@
 """Files of captions: results in COCO's official form, and the reference captions that they are scored against."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from data_prep.finetuning_index import read_json
 from fairseq_mhmoe.data.index_files import IndexFiles
 
 
@@ -15,7 +15,7 @@ def read_references(path: Path) -> dict[int, list[str]]:
     Raises:
         ValueError: no such file, or another form.
     """
-    content = _read(path)
+    content = read_json(path)
     try:
         found = {}
         for annotation in content["annotations"]:
@@ -63,7 +63,7 @@ def find_references(folder: Path, split: str, records: IndexFiles, given: Path |
 
 def read_results(path: Path) -> dict[int, str]:
     """The caption of each image, out of a result file [{"image_id", "caption"}, ...]; ValueError for another form."""
-    content = _read(path)
+    content = read_json(path)
     try:
         found = {_number(result["image_id"]): _text(result["caption"]) for result in content}
     except (KeyError, TypeError) as error:
@@ -78,15 +78,6 @@ def read_results(path: Path) -> dict[int, str]:
 def official_results(captions: Iterable[dict]) -> list[dict]:
     """What the official evaluation reads, out of captions with more figures."""
     return [{"image_id": caption["image_id"], "caption": caption["caption"]} for caption in captions]
-
-
-def _read(path: Path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error})") from None
 
 
 def _number(value) -> int:
