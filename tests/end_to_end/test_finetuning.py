@@ -83,6 +83,7 @@ def test_the_colours_are_learnt_and_validated(vqa):
 def test_a_resumed_training_is_the_one_that_never_stopped(tmp_path, data, pretrained, run_cli):
     folders = tmp_path / "whole", tmp_path / "parts"
     words = [*MODEL, *FINETUNING, *VQA, "--finetune-from-model", pretrained, "--disable-validation"]
+    words += "--lr-scheduler polynomial_decay --warmup-updates 2 --total-num-update 9".split()
     for folder, stops in zip(folders, ([5], [2, 5]), strict=True):
         for stop in stops:  # an epoch has three updates
             run_cli("fairseq-train", data["vqa"], *words, "--max-update", stop, "--save-dir", folder)

@@ -107,13 +107,19 @@ def test_every_validation_reads_every_record(learned):
     assert last["valid_loss"] == last["valid_nll_loss"]
 
 
+@pytest.fixture(scope="module")
+def exact(train):
+    """Two updates in float32."""
+    return train(disable_validation=True)[0]
+
+
 @pytest.mark.parametrize(
     "options",
-    [dict(bf16=True), pytest.param(dict(memory_efficient_fp16=True, fp16_init_scale=4), marks=pytest.mark.slow)],
+    [dict(bf16=True), dict(memory_efficient_fp16=True, fp16_init_scale=4)],
     ids=["bfloat16", "memory-efficient float16"],
 )
-def test_half_precision_is_near_float32(train, options):
-    exact, half = (train(disable_validation=True, **more)[0] for more in ({}, options))
+def test_half_precision_is_near_float32(train, exact, options):
+    half, _ = train(disable_validation=True, **options)
     assert numbers(half, "loss") == pytest.approx(numbers(exact, "loss"), rel=0.02)
 
 
