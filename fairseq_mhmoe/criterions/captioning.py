@@ -8,10 +8,10 @@ from typing import Tuple
 
 import torch
 import torch.nn.functional as F
-from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.criterions import register_criterion
 from torch import Tensor
 
-from fairseq_mhmoe.criterions.moe_losses import MoELossConfig, MoELosses
+from fairseq_mhmoe.criterions.moe_losses import MoECriterion, MoELossConfig
 from fairseq_mhmoe.criterions.moe_metrics import log_losses, log_routing
 from fairseq_mhmoe.criterions.stream_metrics import log_parts, part_sums
 
@@ -35,7 +35,7 @@ class CaptioningConfig(MoELossConfig):
 
 
 @register_criterion("captioning", dataclass=CaptioningConfig)
-class Captioning(FairseqCriterion):
+class Captioning(MoECriterion):
     """In training cross entropy with smoothed labels and the losses of the MoE layers; in evaluation plain nll.
 
     The sample size, which the gradient is divided by, is the number of masked positions that are not left out. `ppl`
@@ -43,7 +43,7 @@ class Captioning(FairseqCriterion):
     """
 
     def __init__(self, cfg, task):
-        super().__init__(task)
+        super().__init__(cfg, task)
         if not 0 <= cfg.label_smoothing < 1:
             raise ValueError(f"--label-smoothing {cfg.label_smoothing}: expected 0 (none) or more, and less than 1")
         if not 0 <= cfg.drop_worst_ratio < 1:
@@ -54,8 +54,6 @@ class Captioning(FairseqCriterion):
             )
         self.smoothing = cfg.label_smoothing
         self.dropped, self.dropped_after = cfg.drop_worst_ratio, cfg.drop_worst_after
-        self.moe_losses = MoELosses(cfg)
-        self.routing_report = self.moe_losses.report
         # number of the update, which the task tells
         self.update = 0
 
@@ -82,10 +80,7 @@ class Captioning(FairseqCriterion):
             "sample_size": kept,
             **part_sums({PART: (nll, len(targets), correct)}, nll),
         }
-        loss, of_layers = self.moe_losses.add(loss, extra, kept, self.training)
-        logging_output.update(of_layers)
-        logging_output["loss"] = loss.detach()
-        return loss, kept, logging_output
+        return self.with_moe_losses(loss, extra, kept, logging_output, self.training)
 
     def _smoothing(self) -> float:
         return self.smoothing if self.training else 0.0
@@ -102,11 +97,6 @@ class Captioning(FairseqCriterion):
         log_losses(logging_outputs)
         log_parts(logging_outputs)
         log_routing(logging_outputs)
-
-    @staticmethod
-    def logging_outputs_can_be_summed():
-        """All of them are sums."""
-        return True
 
 
 def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tuple[Tensor, Tensor, Tensor]:

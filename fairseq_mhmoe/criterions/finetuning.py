@@ -5,26 +5,21 @@ B examples, C classes.
 
 import torch
 import torch.nn.functional as F
-from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.criterions import register_criterion
 from fairseq.logging import metrics
 from torch import Tensor
 
-from fairseq_mhmoe.criterions.moe_losses import MoELossConfig, MoELosses
+from fairseq_mhmoe.criterions.moe_losses import MoECriterion, MoELossConfig
 from fairseq_mhmoe.criterions.moe_metrics import log_routing, total
 
 
-class FinetuningLoss(FairseqCriterion):
+class FinetuningLoss(MoECriterion):
     """Mean over examples of what `example_sums` adds up, and in training the losses of the MoE layers.
 
     `loss` is in nats. The figure is a percentage over all examples of an interval or a validation set.
     """
 
     FIGURE = ""
-
-    def __init__(self, cfg, task):
-        super().__init__(task)
-        self.moe_losses = MoELosses(cfg)
-        self.routing_report = self.moe_losses.report
 
     def example_sums(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """(sum of the losses in nats, sum of the scores from 0 to 1): logits float32 [B, C]."""
@@ -44,10 +39,7 @@ class FinetuningLoss(FairseqCriterion):
             "nsentences": rows,
             "sample_size": rows,
         }
-        loss, of_layers = self.moe_losses.add(nll, extra, rows, self.training)
-        logging_output.update(of_layers)
-        logging_output["loss"] = loss.detach()
-        return loss, rows, logging_output
+        return self.with_moe_losses(nll, extra, rows, logging_output, self.training)
 
     @classmethod
     def reduce_metrics(cls, logging_outputs):
@@ -59,11 +51,6 @@ class FinetuningLoss(FairseqCriterion):
             metrics.log_scalar(key, total(logging_outputs, key) / rows, rows, round=4)
         metrics.log_scalar(cls.FIGURE, 100 * total(logging_outputs, "score") / rows, rows, round=2)
         log_routing(logging_outputs)
-
-    @staticmethod
-    def logging_outputs_can_be_summed():
-        """All of them are sums."""
-        return True
 
 
 @register_criterion("vqa", dataclass=MoELossConfig)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.criterions import register_criterion
 
-from fairseq_mhmoe.criterions.moe_losses import MoELossConfig, MoELosses, check_weight
+from fairseq_mhmoe.criterions.moe_losses import MoECriterion, MoELossConfig, check_weight
 from fairseq_mhmoe.criterions.moe_metrics import log_losses, log_routing
 from fairseq_mhmoe.criterions.stream_metrics import PARTS, STREAMS, log_parts, masked_cross_entropy, part_sums
 
@@ -28,7 +28,7 @@ class MaskedMultimodalConfig(MoELossConfig):
 
 
 @register_criterion("masked_multimodal", dataclass=MaskedMultimodalConfig)
-class MaskedMultimodal(FairseqCriterion):
+class MaskedMultimodal(MoECriterion):
     """sum of weight * nll over all masked positions, and in training the losses of the MoE layers.
 
     The sample size, which the gradient is divided by, is the sum of the same weights: the loss is a weighted mean over
@@ -39,15 +39,13 @@ class MaskedMultimodal(FairseqCriterion):
     """
 
     def __init__(self, cfg, task):
-        super().__init__(task)
+        super().__init__(cfg, task)
         self.weights = {stream: float(getattr(cfg, f"{stream}_loss_weight")) for stream in STREAMS}
         for stream, weight in self.weights.items():
             check_weight(f"--{stream}-loss-weight", weight)
         if not any(self.weights.values()):
             options = ", ".join(f"--{stream}-loss-weight" for stream in STREAMS)
             raise ValueError(f"{options} are all 0: nothing would be learnt; give one of them a weight")
-        self.moe_losses = MoELosses(cfg)
-        self.routing_report = self.moe_losses.report
 
     def forward(self, model, sample):
         """Loss of one batch.
@@ -84,10 +82,7 @@ class MaskedMultimodal(FairseqCriterion):
             "sample_size": sample_size,
             **part_sums(found, nll),
         }
-        loss, of_layers = self.moe_losses.add(loss, extra, sample_size, self.training)
-        logging_output.update(of_layers)
-        logging_output["loss"] = loss.detach()
-        return loss, sample_size, logging_output
+        return self.with_moe_losses(loss, extra, sample_size, logging_output, self.training)
 
     @staticmethod
     def reduce_metrics(logging_outputs):
@@ -95,8 +90,3 @@ class MaskedMultimodal(FairseqCriterion):
         log_losses(logging_outputs)
         log_parts(logging_outputs)
         log_routing(logging_outputs)
-
-    @staticmethod
-    def logging_outputs_can_be_summed():
-        """All of them are sums."""
-        return True

@@ -4,11 +4,11 @@ import logging
 from dataclasses import dataclass, field
 
 import torch.nn.functional as F
-from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.criterions import register_criterion
 from omegaconf import II
 
 from fairseq_mhmoe.criterions.chunked_cross_entropy import chunked_cross_entropy, chunked_sum_and_losses
-from fairseq_mhmoe.criterions.moe_losses import MoELossConfig, MoELosses
+from fairseq_mhmoe.criterions.moe_losses import MoECriterion, MoELossConfig
 from fairseq_mhmoe.criterions.moe_metrics import log_losses, log_routing
 from fairseq_mhmoe.criterions.source_metrics import byte_sums, log_sources, source_sums
 
@@ -36,20 +36,18 @@ class MoECrossEntropyConfig(MoELossConfig):
 
 
 @register_criterion("moe_cross_entropy", dataclass=MoECrossEntropyConfig)
-class MoECrossEntropy(FairseqCriterion):
+class MoECrossEntropy(MoECriterion):
     """nll + weight * sample_size * combine(l_aux) in training; nll alone in evaluation, so that ppl is comparable.
 
     How a model reports the extra losses stands in moe_losses.py. Other language models go without.
     """
 
     def __init__(self, cfg, task):
-        super().__init__(task)
+        super().__init__(cfg, task)
         if cfg.cross_entropy_chunk < 1:
             raise ValueError(f"--cross-entropy-chunk {cfg.cross_entropy_chunk}: expected a number of tokens, 1 or more")
         if cfg.cross_entropy_chunk != DEFAULT_CHUNK and not cfg.chunked_cross_entropy:
             logger.warning("--cross-entropy-chunk has no effect without --chunked-cross-entropy")
-        self.moe_losses = MoELosses(cfg)
-        self.routing_report = self.moe_losses.report
         self.chunk = cfg.cross_entropy_chunk if cfg.chunked_cross_entropy else None
         self.sentence_avg = cfg.sentence_avg
         self.task = task
@@ -84,10 +82,7 @@ class MoECrossEntropy(FairseqCriterion):
             logging_output.update(source_sums(losses, sample, self.padding_idx, self.task.source_names))
         elif "nbytes" in sample:
             logging_output.update(byte_sums(nll, sample))
-        loss, of_layers = self.moe_losses.add(nll, extra, sample_size, self.training and reduce)
-        logging_output.update(of_layers)
-        logging_output["loss"] = loss.detach()
-        return loss, sample_size, logging_output
+        return self.with_moe_losses(nll, extra, sample_size, logging_output, self.training and reduce)
 
     def cross_entropy(self, model, net_output, sample, reduce):
         """(sum over the targets that are no padding, or [B * T] one by one; the latter without gradient or None)."""
@@ -115,11 +110,6 @@ class MoECrossEntropy(FairseqCriterion):
         log_losses(logging_outputs)
         log_sources(logging_outputs)
         log_routing(logging_outputs)
-
-    @staticmethod
-    def logging_outputs_can_be_summed():
-        """All of them are sums."""
-        return True
 
 
 def output_weight(model):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Tuple
 
 import torch
+from fairseq.criterions import FairseqCriterion
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from torch import Tensor
 
@@ -150,3 +151,26 @@ class MoELosses:
         without_effect += self.report.options_set()
         if without_effect:
             logger.warning("no effect on a model without MoE layers: %s", ", ".join(without_effect))
+
+
+class MoECriterion(FairseqCriterion):
+    """A criterion whose loss has those of the MoE layers in training, and whose log is sums over batches and ranks."""
+
+    def __init__(self, cfg, task):
+        super().__init__(task)
+        self.moe_losses = MoELosses(cfg)
+        self.routing_report = self.moe_losses.report
+
+    def with_moe_losses(
+        self, loss: Tensor, extra: Dict[str, Any], sample_size: float, logged: Dict[str, Any], training: bool
+    ) -> Tuple[Tensor, float, Dict[str, Any]]:
+        """What `forward` returns; the arguments but `logged`, which the new figures go into, as of MoELosses.add."""
+        loss, of_layers = self.moe_losses.add(loss, extra, sample_size, training)
+        logged.update(of_layers)
+        logged["loss"] = loss.detach()
+        return loss, sample_size, logged
+
+    @staticmethod
+    def logging_outputs_can_be_summed():
+        """All of them are sums."""
+        return True
