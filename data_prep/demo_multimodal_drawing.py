@@ -94,13 +94,3 @@ def png(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return stream.getvalue()
-
-
-def contact_sheet(pictures: list[Image.Image], columns: int = 12) -> Image.Image:
-    """Many pictures as one, row by row."""
-    side = max(max(picture.size) for picture in pictures) + 2
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (side * columns, side * rows), "white")
-    for number, picture in enumerate(pictures):
-        sheet.paste(picture, (side * (number % columns), side * (number // columns)))
-    return sheet
