@@ -21,8 +21,8 @@ class NLVR2Config(FinetuningConfig):
 class NLVR2Task(FinetuningTask):
     """Statements about a left and a right image: records {"image_path", "image2_path", "text_segment", "label"}.
 
-    Each image goes through the model with the statement; the head sees CLS and `<s>` of both, as BEiT-3's. Records of a hidden test
-    have no label.
+    Each image goes through the model with the statement; the head sees CLS and `<s>` of both, as BEiT-3's. Records of a
+    hidden test have no label.
     """
 
     INDEX = {
