@@ -11,10 +11,13 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fairseq_mhmoe
 from fairseq_mhmoe.cli.demo_models import DemoModel
@@ -110,9 +113,9 @@ def demonstrate(arguments: argparse.Namespace) -> None:
     symbols = text["dictionary"]["size"] + 1  # and <mask>
     models = [model for model in demo_models(symbols) if model.name in arguments.models]
     pretrained, finetuned = trainings(arguments, place, models, [data["fingerprint"], tokenizer["fingerprint"]])
-    # the trainings from scratch wait for nothing: two at a time, they fill the gap that three pre-trainings leave
-    carry_out_all([*pretrained, *(t for t in finetuned if t.start is None)], None, place.jobs, carry_out)
-    carry_out_all([t for t in finetuned if t.start is not None], None, place.jobs, carry_out)
+    # those from scratch wait for nothing: they fill the gap that three pre-trainings leave to two at a time
+    runs = [*pretrained, *sorted(finetuned, key=lambda training: training.start is not None)]
+    carry_out_all(runs, None, place.jobs, in_order(runs, carry_out))
     rows = [pretraining_row(training) for training in pretrained]
     answers = [finetuning_row(training, questions_of(place.data, training)) for training in finetuned]
     prior = data["answer_prior"]
@@ -130,6 +133,28 @@ def demonstrate(arguments: argparse.Namespace) -> None:
     write_json(place.output / "results.json", results)
     say(f"\n{perplexity_table(rows)}\n\n{answer_table(answers, prior)}\n\n{LEGEND}\n\n{results['sentence']}")
     say(f"\nwritten to {place.output / 'results.json'} after {minutes(results['seconds'])} minutes")
+
+
+def in_order(runs: Sequence[Training], work: Callable) -> Callable:
+    """`work`, which carries out one training, waiting for the pre-training that it starts from to end.
+
+    Args:
+        runs: all of them, each behind the one that it starts from.
+    """
+    ended = {run.key: threading.Event() for run in runs}
+    for run in runs:
+        if run.is_done(None):
+            ended[run.key].set()
+
+    def one(run: Training, *rest: Any) -> None:
+        try:
+            if run.start is not None:
+                ended[run.start.key].wait()
+            work(run, *rest)
+        finally:  # after a failure too: whoever waits is ended by the pool
+            ended[run.key].set()
+
+    return one
 
 
 def trainings(

@@ -3,7 +3,11 @@
 import io
 import json
 import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
+from types import SimpleNamespace
 
 import pytest
 
@@ -136,6 +140,37 @@ def test_reproduction_of_the_multimodal_block(data, tmp_path, monkeypatch):
     assert (
         results["models"][0]["paper_ppl"] == 17.95 and results["models"][0]["over_seeds"]["valid_bits_per_byte"] is None
     )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_fine_tuning_waits_for_its_pre_training(fails):
+    first = SimpleNamespace(key="first", start=None, is_done=lambda origin: False)
+    second = SimpleNamespace(key="second", start=first, is_done=lambda origin: False)
+    begun, order = threading.Event(), []
+
+    def work(run):
+        if run is first:
+            assert begun.wait(30)
+            time.sleep(0.05)  # the second one would be there by now
+        order.append(run.key)
+        if run is first and fails:
+            raise ValueError("no such luck")
+
+    one = multimodal_demo.in_order([first, second], work)
+    with ThreadPoolExecutor(2) as pool:
+        later, sooner = pool.submit(one, second), pool.submit(one, first)
+        begun.set()
+        assert (sooner.exception(30) is not None) == fails
+        later.result(30)
+    assert order == ["first", "second"]
+
+
+def test_what_was_done_before_is_not_waited_for():
+    first = SimpleNamespace(key="first", start=None, is_done=lambda origin: True)
+    second = SimpleNamespace(key="second", start=first, is_done=lambda origin: False)
+    done = []
+    multimodal_demo.in_order([first, second], done.append)(second)
+    assert done == [second]
 
 
 def test_the_three_models_cost_the_same():
