@@ -6,13 +6,9 @@ skipped, interrupted training goes on from its checkpoint.
 
 import argparse
 import json
-import logging
 import os
 import shlex
-import signal
-import sys
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +18,7 @@ from fairseq_mhmoe.cli.demo_programs import StepFailed, code_hash, data_hash, fi
 from fairseq_mhmoe.cli.demo_report import LEGEND, current_commit, make_row, table
 from fairseq_mhmoe.cli.demo_steps import Place, evaluate, prepare_data, train
 from fairseq_mhmoe.cli.files import write_json
-from fairseq_mhmoe.cli.work_folder import locked, once
+from fairseq_mhmoe.cli.work_folder import locked, once, program_of_steps
 
 ROOT = Path(fairseq_mhmoe.__file__).resolve().parents[1]
 DEFAULT_DATA = Path("data/demo-english")
@@ -47,16 +43,8 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> None:
     """Run the demonstration in its folder, which no other one may use at the same time."""
     arguments = parse_arguments(words)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    logging.disable(logging.INFO)
-    warnings.simplefilter("ignore")
-    with locked(arguments.output, "demonstration"):
-        try:
-            demonstrate(arguments)
-        except StepFailed as failure:
-            sys.exit(f"error: {failure}")
-        except KeyboardInterrupt:
-            sys.exit("\ninterrupted; the same command goes on from here")
+    with program_of_steps(), locked(arguments.output, "demonstration"):
+        demonstrate(arguments)
 
 
 def demonstrate(arguments: argparse.Namespace) -> None:

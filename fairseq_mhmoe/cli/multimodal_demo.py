@@ -6,14 +6,10 @@ pictures from pre-training and from scratch. Every step is a program whose comma
 
 import argparse
 import json
-import logging
 import os
 import shlex
-import signal
-import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +40,7 @@ from fairseq_mhmoe.cli.multimodal_demo_report import (
 )
 from fairseq_mhmoe.cli.multimodal_demo_steps import Place, Training, carry_out, prepare_data, train_tokenizer
 from fairseq_mhmoe.cli.reproduce_jobs import carry_out_all
-from fairseq_mhmoe.cli.work_folder import locked
+from fairseq_mhmoe.cli.work_folder import locked, program_of_steps
 
 ROOT = Path(fairseq_mhmoe.__file__).resolve().parents[1]
 DEFAULT_DATA = Path("data/demo-multimodal")
@@ -84,16 +80,8 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> None:
     """Run the demonstration in its folder, which no other one may use at the same time."""
     arguments = parse_arguments(words)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    logging.disable(logging.INFO)
-    warnings.simplefilter("ignore")
-    with locked(arguments.output, "demonstration"):
-        try:
-            demonstrate(arguments)
-        except StepFailed as failure:
-            sys.exit(f"error: {failure}")
-        except KeyboardInterrupt:
-            sys.exit("\ninterrupted; the same command goes on from here")
+    with program_of_steps(), locked(arguments.output, "demonstration"):
+        demonstrate(arguments)
 
 
 def demonstrate(arguments: argparse.Namespace) -> None:

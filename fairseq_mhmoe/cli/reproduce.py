@@ -10,14 +10,11 @@
 Called again it goes on where it stopped. docs/evidence.md tells what it writes.
 """
 
-import logging
 import os
 import shlex
 import shutil
-import signal
 import sys
 import time
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +22,7 @@ import torch
 
 import fairseq_mhmoe
 from fairseq_mhmoe.cli import reproduce_figures
-from fairseq_mhmoe.cli.demo_programs import StepFailed, code_hash, minutes, say, shorten, show
+from fairseq_mhmoe.cli.demo_programs import code_hash, minutes, say, shorten, show
 from fairseq_mhmoe.cli.demo_report import current_commit
 from fairseq_mhmoe.cli.files import write_bytes, write_json
 from fairseq_mhmoe.cli.reproduce_arguments import Request, make_parser, parse_request
@@ -35,7 +32,7 @@ from fairseq_mhmoe.cli.reproduce_models import build
 from fairseq_mhmoe.cli.reproduce_report import estimate, plan_table, summarize, text
 from fairseq_mhmoe.cli.reproduce_runs import Origin, Place, Run, begun_otherwise, entry, training_command
 from fairseq_mhmoe.cli.reproduce_subjects import subject_of
-from fairseq_mhmoe.cli.work_folder import locked
+from fairseq_mhmoe.cli.work_folder import locked, program_of_steps
 
 ROOT = Path(fairseq_mhmoe.__file__).resolve().parents[1]
 THREADS = {"cpu": 1, "cuda": 4}  # of a run; on a CPU one, so that neither numbers nor speed depend on the machine's
@@ -46,21 +43,15 @@ def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
     parser = make_parser(__doc__)
     request = parse_request(parser, words)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    logging.disable(logging.INFO)
-    warnings.simplefilter("ignore")
-    try:
-        if request.plan_only:
-            show_plan(request)
-            return
-        with locked(request.output, "reproduction"):
-            reproduce(request, words)
-    except ValueError as error:
-        parser.exit(2, f"error: {error}\n")
-    except StepFailed as failure:
-        sys.exit(f"error: {failure}")
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted; the same command goes on from here")
+    with program_of_steps():
+        try:
+            if request.plan_only:
+                show_plan(request)
+                return
+            with locked(request.output, "reproduction"):
+                reproduce(request, words)
+        except ValueError as error:
+            parser.exit(2, f"error: {error}\n")
 
 
 def show_plan(request: Request) -> None:

@@ -1,14 +1,31 @@
-"""A folder in which a program of several steps works: one at a time, finished steps are not done again."""
+"""A program of several steps and the folder it works in: one at a time, finished steps are not done again."""
 
 import fcntl
+import logging
 import os
 import shutil
+import signal
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 from fairseq_mhmoe.cli.demo_programs import StepFailed, finished, say
 from fairseq_mhmoe.cli.files import write_json
+
+
+@contextmanager
+def program_of_steps():
+    """The main part of a program of steps: a failed step or Ctrl-C ends it with one line, SIGTERM with status 143."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    logging.disable(logging.INFO)
+    warnings.simplefilter("ignore")
+    try:
+        yield
+    except StepFailed as failure:
+        sys.exit(f"error: {failure}")
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; the same command goes on from here")
 
 
 @contextmanager
