@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum
 
 from fairseq_mhmoe.models.option_checks import flag, warn_ineffective_in_group
+from fairseq_mhmoe.models.run_options import RunOptions, option
 from fairseq_mhmoe.moe.config import (
     BACKENDS,
     BALANCE_SCOPES,
@@ -23,13 +24,8 @@ from fairseq_mhmoe.moe.parameter_kinds import parse_kinds
 EXPERT_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "silu": "swiglu"}
 
 
-def option(default, text):
-    """A field with its help text."""
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
-class MoEOptions(FairseqDataclass):
+class MoEOptions(RunOptions):
     """Everything that can be chosen about MoE layers."""
 
     moe_expert_count: int = option(0, "experts per MoE layer; 0: dense model")
@@ -77,7 +73,6 @@ class MoEOptions(FairseqDataclass):
     moe_balance_scope: ChoiceEnum(list(BALANCE_SCOPES)) = option(
         "micro", "balance loss of each process's batch, or of the batches of all processes together"
     )
-    moe_timeout: float = option(600, "seconds that a process waits for the others before the job ends")
     moe_compat: ChoiceEnum(list(COMPAT)) = option(
         "none", "behave as the published MH-MoE code, or as torchscale 0.3.0's X-MoE"
     )
