@@ -33,7 +33,7 @@ def report() -> tuple[bool, str]:
     if given == 0:
         return True, "no GPU was given to this container (docker run --gpus all): programs run on the CPU"
     if visible == 0:
-        return False, f"torch sees none of {given} GPUs: look at nvidia-smi on the host (CUDA 12: driver 525.60 or newer)"
+        return False, f"torch sees none of {given} GPUs: see nvidia-smi on the host (CUDA 12: driver 525.60 or newer)"
     return True, f"torch sees {visible} GPUs"
 
 

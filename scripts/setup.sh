@@ -9,14 +9,18 @@ STAMP=$VENV/setup.stamp
 CHOSEN_TORCH=$VENV/setup.torch
 NEEDED_GB=8
 CLOCK=""
+DEPENDENCIES_ONLY=0
 
 usage() {
   cat <<'TEXT'
-usage: bash scripts/setup.sh
+usage: bash scripts/setup.sh [--dependencies]
 
 Makes a virtual environment with everything that training, the demonstration and the tests need: about 8 GB (most of it
 torch with CUDA) and 5 to 10 minutes, of which about 4 to compile fairseq. Needs Python 3.10, 3.11 or 3.12 with its venv
 module and headers, a C++ compiler, and a package index that pip reaches. Called again, it does only what is missing.
+
+With --dependencies everything but this package itself: the layer of an image that stays when the code changes. Of this
+package it reads setup.py, pyproject.toml, constraints.txt and fairseq_mhmoe/__init__.py.
 
 Variables:
   VENV        where to make it                                    default: .venv in this repository
@@ -166,6 +170,10 @@ install_everything() {
     pip_install --no-build-isolation -c "$VENV/constraints.txt" fairseq-fixed==0.12.3.1
   step "this package and what its tests need" "$network" \
     pip_install -c "$VENV/constraints.txt" --editable "${ROOT}[dev]"
+  if ((DEPENDENCIES_ONLY)); then
+    step "this package out again" "see the log above" "$VENV/bin/python" -m pip uninstall --yes fairseq-mhmoe
+    return
+  fi
   step "trying it" "remove $VENV and run bash scripts/setup.sh again; the log says what does not import" \
     "$VENV/bin/python" -c 'import torch, torchvision, torchscale, fairseq_mhmoe; print(torch.__version__)'
 }
@@ -175,8 +183,12 @@ main() {
     usage
     return
   fi
+  if [[ ${1:-} == --dependencies ]]; then
+    DEPENDENCIES_ONLY=1
+    shift
+  fi
   (($# == 0)) || fail "unknown argument: $1" "bash scripts/setup.sh --help"
-  if up_to_date; then
+  if ((!DEPENDENCIES_ONLY)) && up_to_date; then
     say "$VENV is up to date"
     return
   fi
@@ -189,8 +201,10 @@ main() {
   rm -f "$STAMP"
   install_everything
   [[ -z ${TORCH_SPEC:-} ]] || printf '%s\n' "$TORCH_SPEC" >"$CHOSEN_TORCH"
-  fingerprint >"$STAMP.tmp"
-  mv "$STAMP.tmp" "$STAMP"
+  if ((!DEPENDENCIES_ONLY)); then
+    fingerprint >"$STAMP.tmp"
+    mv "$STAMP.tmp" "$STAMP"
+  fi
   say "$VENV is ready after $((SECONDS - start)) s"
 }
 
