@@ -86,7 +86,7 @@ def facts(model: dict[str, Any], tokens_per_sample: int, vocab_size: int) -> Mod
     elif moe.heads > 1:
         kind = "mhmoe"
     else:
-        kind = "smoe" if moe.router == "softmax" else "xmoe"
+        kind = "xmoe" if moe.router in ("xmoe", "torchscale-cosine") else "smoe"
     return ModelFacts(
         kind=kind,
         experts=moe.num_experts if moe else 0,

@@ -12,6 +12,7 @@ import importlib
 import sys
 
 from fairseq_mhmoe.cli.messages import warnings_only
+from fairseq_mhmoe.cli.user_dir import add_user_dir
 
 # Command -> module of this folder with add_arguments(parser) and run(arguments); imported when asked for, since each
 # needs large libraries.
@@ -32,6 +33,7 @@ def make_parser(command: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
+    add_user_dir(parser)
     parser.set_defaults(run=module.run)
     return parser
 

@@ -24,6 +24,7 @@ from dataclasses import asdict
 from fairseq_mhmoe.cli.cost_match import match_models, match_text
 from fairseq_mhmoe.cli.cost_models import config_model, named_model, words_model
 from fairseq_mhmoe.cli.cost_table11 import table_11, table_11_text
+from fairseq_mhmoe.cli.user_dir import add_user_dir
 from fairseq_mhmoe.moe.multimodal_cost import cost_of
 
 
@@ -43,6 +44,7 @@ def parser(with_arch: bool) -> argparse.ArgumentParser:
     result.add_argument("--match", metavar="BASE", help=help_text)
     help_text = "what --match makes equal: v1: parameters; v2: FLOPs, then parameters (default: by kind of model)"
     result.add_argument("--parity", choices=("v1", "v2"), help=help_text)
+    add_user_dir(result)
     result.add_argument("--table", type=int, choices=(11,), help="parameter counts of v1's table 11, ours and its own")
     if not with_arch:
         result.add_argument("--arch", metavar="NAME", help="architecture; takes fairseq-train's options")

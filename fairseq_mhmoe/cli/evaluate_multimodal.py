@@ -22,6 +22,7 @@ from fairseq import utils
 from fairseq_mhmoe.cli.files import write_json
 from fairseq_mhmoe.cli.messages import warnings_only
 from fairseq_mhmoe.cli.text_table import text_table
+from fairseq_mhmoe.cli.user_dir import add_user_dir
 from fairseq_mhmoe.criterions.stream_metrics import KEY, MODALITIES, PARTS
 from fairseq_mhmoe.evaluation.activation import activated_experts
 from fairseq_mhmoe.evaluation.loading import Loaded, load_checkpoint
@@ -128,6 +129,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="rows of each stream (default: 32)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write all figures as JSON")
+    add_user_dir(parser)
     return parser
 
 

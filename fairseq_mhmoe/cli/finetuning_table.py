@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fairseq_mhmoe.cli.files import write_json
 from fairseq_mhmoe.cli.text_table import text_table
+from fairseq_mhmoe.cli.user_dir import add_user_dir
 
 HEADER = ("task", "split", "examples", "metric", "value", "checkpoint")
 
@@ -31,6 +32,7 @@ def model_parser(program: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--num-workers", type=int, default=2, help="processes that read images")
     parser.add_argument("--log-format", help="of the progress bar: tqdm, simple, json or none")
     parser.add_argument("--cpu", action="store_true", help="leave the GPU alone")
+    add_user_dir(parser)
     return parser
 
 

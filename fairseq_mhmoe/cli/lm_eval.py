@@ -20,6 +20,7 @@ from pathlib import Path
 
 from fairseq_mhmoe.cli.files import write_bytes, write_json
 from fairseq_mhmoe.cli.messages import warnings_only
+from fairseq_mhmoe.cli.user_dir import add_user_dir
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -49,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
     add("--seed", type=int, default=1234, help="of the examples and of sampled texts (default: %(default)s)")
     add("--cache", type=Path, help="file of answers, JSON lines: what is in it is not computed again")
+    add_user_dir(parser)
     add("--output", type=Path, help="folder for results.json and results.md")
     add("--samples", action="store_true", help="write OUTPUT/samples/<task>.jsonl too: each record with its answers")
     return parser

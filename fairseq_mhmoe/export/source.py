@@ -14,6 +14,7 @@ from fairseq_mhmoe.data.manifest import read_manifest
 from fairseq_mhmoe.evaluation.loading import load_checkpoint
 from fairseq_mhmoe.export.hf_model import build_model
 from fairseq_mhmoe.models.options import with_defaults
+from fairseq_mhmoe.moe.router_base import ROUTERS
 
 EMBEDDING = "decoder.embed_tokens.weight"
 OUTPUT = "decoder.output_projection.weight"
@@ -44,7 +45,8 @@ def load_source(checkpoint: Path, data: Path | None) -> Source:
     Args:
         data: prepared folder; None takes the one that the checkpoint names, where it still is.
     Raises:
-        ValueError: no such file or folder, another kind of model, or a dictionary that is not the model's.
+        ValueError: no such file or folder, another kind of model, one with a router of the user's, or a dictionary that
+            is not the model's.
     """
     if not checkpoint.is_file():
         raise ValueError(f"no checkpoint {checkpoint}; expected a file such as checkpoint_best.pt")
@@ -52,6 +54,12 @@ def load_source(checkpoint: Path, data: Path | None) -> Source:
     cfg = state.get("cfg")
     if cfg is None or not hasattr(cfg.model, "moe_freq") or EMBEDDING not in state["model"]:
         raise ValueError(f"{checkpoint} holds no language model of fairseq_mhmoe")
+    router = str(cfg.model.get("moe_router", "softmax"))
+    if router not in ROUTERS:
+        raise ValueError(
+            f"{checkpoint} has a router of your own, {router}; an exported folder carries the code of "
+            f"{', '.join(ROUTERS)} only, so such a model can't be exported"
+        )
     updates = int(state["optimizer_history"][-1].get("num_updates", 0))
     folder = data if data is not None else _recorded(cfg)
     if folder is None:

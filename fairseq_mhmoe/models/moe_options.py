@@ -14,12 +14,12 @@ from fairseq_mhmoe.moe.config import (
     BALANCE_SCOPES,
     COMPAT,
     EXCHANGES,
-    ROUTERS,
     SECOND_POLICIES,
     MoEConfig,
 )
 from fairseq_mhmoe.moe.parallel import ExpertGroup, expert_group, layout_is_chosen
 from fairseq_mhmoe.moe.parameter_kinds import parse_kinds
+from fairseq_mhmoe.moe.router_base import ROUTERS
 
 EXPERT_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "silu": "swiglu"}
 
@@ -38,9 +38,14 @@ class MoEOptions(RunOptions):
     mhmoe_merge_layers: Optional[int] = option(None, "linear layers after the merge, 0-3; default as above")
     mhmoe_residual: bool = option(False, "add each sub-token to its experts' output (v1 equation 6)")
     use_xmoe: bool = option(False, "the same as --moe-router xmoe")
-    moe_router: ChoiceEnum(list(ROUTERS)) = option("softmax", "how gates are computed")
+    moe_router: str = option(
+        "softmax", f"how gates are computed: {', '.join(ROUTERS)}, or a router that a module of your own registers"
+    )
     moe_router_dim: Optional[int] = option(None, "width of the cosine routers' space; default 16, for MH-MoE 16/heads")
     moe_router_temperature: float = option(0.3, "where the xmoe router's learnable temperature starts")
+    moe_router_args: str = option(
+        "", 'arguments of a router of your own, a JSON object such as {"scale": 2} in quotes of the shell'
+    )
     moe_gating_use_fp32: bool = option(False, "accepted for old command lines; the router always computes in float32")
     moe_second_expert_policy: ChoiceEnum(list(SECOND_POLICIES)) = option(
         "all", "use choices after the first always, at random by their gate, or by sampling"
@@ -117,6 +122,7 @@ def layer_config(cfg: Any, side: str, **kind: Any) -> MoEConfig:
         router="xmoe" if cfg.use_xmoe else str(cfg.moe_router),
         router_dim=cfg.moe_router_dim,
         router_temperature=cfg.moe_router_temperature,
+        router_args=cfg.moe_router_args,
         normalize_gates="before" if normalize else "none",
         second_policy=str(cfg.moe_second_expert_policy) if several and not published else "all",
         eval_capacity_fraction=cfg.moe_eval_capacity_token_fraction,
@@ -161,6 +167,8 @@ MOE_OPTIONS = {
     "heads": "mhmoe_heads_number",
     "head_layers": "mhmoe_head_layers",
     "merge_layers": "mhmoe_merge_layers",
+    "router": "moe_router",
+    "router_args": "moe_router_args",
     "router_dim": "moe_router_dim",
     "router_temperature": "moe_router_temperature",
     "capacity_factor": "moe_capacity_factor",

@@ -5,6 +5,7 @@ from itertools import chain
 from typing import Any, Dict, Iterable, Iterator, Tuple
 
 from fairseq_mhmoe.moe.bitlinear import FULL_BITS, INPUT_BITS, WEIGHT_BITS
+from fairseq_mhmoe.moe.router_base import ROUTERS, own_router, router_names
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +108,20 @@ def experts(cfg: Any, side: str) -> Iterator[Check]:
     yield freq > layers, "moe_freq", f"no block would have experts; expected at most --{side}-layers {layers}"
     yield freq > 0 and experts == 0, "moe_freq", "add --moe-expert-count, the number of experts per MoE layer"
     yield experts > 0 and freq == 0, "moe_expert_count", "add --moe-freq, which blocks get them (2: every second)"
+    router, compat = str(cfg.moe_router), str(cfg.moe_compat)
+    yield (
+        router not in router_names(),
+        "moe_router",
+        f"expected one of {', '.join(router_names())}; a router of your own is there when --user-dir names the module "
+        "that registers it (docs/custom-router.md)",
+    )
     if freq == 0:
         return
-    router = str(cfg.moe_router)
+    yield (
+        compat != "none" and router not in ROUTERS,
+        "moe_router",
+        f"--moe-compat {compat} knows {', '.join(ROUTERS)}; leave --moe-compat out, or choose one of them",
+    )
     yield cfg.moe_top_k > experts, "moe_top_k", f"expected at most --moe-expert-count {experts}"
     yield (
         cfg.moe_top1_expert and cfg.moe_top_k != 1,
@@ -188,7 +200,7 @@ def _ineffective_beside_experts(cfg: Any, side: str) -> Iterator[Tuple[str, str]
         router = "xmoe" if compat == "none" else "torchscale-cosine"
     if router == "softmax":
         yield "moe_router_dim", "the softmax router compares at full width"
-    if router != "xmoe":
+    if router != "xmoe" and own_router(router) is None:  # which may read it
         yield "moe_router_temperature", f"the {router} router has no temperature"
     if str(cfg.activation_fn) != "silu":
         yield "moe_fused_activation", f"{cfg.activation_fn} is one kernel already; --activation-fn silu is several"

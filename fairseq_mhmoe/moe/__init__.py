@@ -2,5 +2,6 @@
 
 from .config import MoEConfig
 from .layer import MoELayer
+from .router_base import Router, register_router
 
-__all__ = ["MoEConfig", "MoELayer"]
+__all__ = ["MoEConfig", "MoELayer", "Router", "register_router"]

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
 from .bitlinear import FULL_BITS, INPUT_BITS, UNQUANTIZED, WEIGHT_BITS, Quantization
+from .router_base import ROUTERS, router_arguments, router_names
 
 ACTIVATIONS = ("relu", "gelu", "swiglu")
-ROUTERS = ("softmax", "xmoe", "torchscale-cosine")
 NORMALIZE = ("none", "before", "after")
 SECOND_POLICIES = ("all", "random", "sampling")
 PADDING = ("masked", "routed", "counted")
@@ -37,9 +37,10 @@ class MoEConfig:
     subln: bool = False  # norm over F before an expert's last matrix
     rms_norm: bool = False  # kind of that norm: RMSNorm instead of LayerNorm
     activation_dropout: float = 0.0  # on the expert's hidden vector
-    router: str = "softmax"
+    router: str = "softmax"  # one of the package's, or registered with `register_router`
     router_dim: Optional[int] = None  # width of the cosine routers' space
     router_temperature: float = 0.3  # where the X-MoE router's learnable temperature starts
+    router_args: str = ""  # JSON object of arguments for a registered router
     normalize_gates: str = "none"  # divide a sub-token's K gates by their sum, before or after dropping
     second_policy: str = "all"  # whether choices 2..K are taken always, at random by gate, or sampled
     sample_in_eval: bool = False  # the random policies also in evaluation (torchscale)
@@ -64,7 +65,7 @@ class MoEConfig:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a positive number")
         for name, choices in (
             ("activation", ACTIVATIONS),
-            ("router", ROUTERS),
+            ("router", router_names()),
             ("normalize_gates", NORMALIZE),
             ("second_policy", SECOND_POLICIES),
             ("padding", PADDING),
@@ -82,6 +83,10 @@ class MoEConfig:
             _require(value is None or 0 <= value <= 3, name, value, "0 to 3 linear layers")
         _require(self.router_dim is None or self.router_dim >= 1, "router_dim", self.router_dim, "a positive number")
         _require(self.router_temperature > 0, "router_temperature", self.router_temperature, "a positive number")
+        try:
+            router_arguments(self.router, self.router_args)
+        except ValueError as error:
+            _require(False, "router_args", self.router_args, str(error).removeprefix("expected "))
         _require(self.capacity_factor >= 0, "capacity_factor", self.capacity_factor, "0 (dropless) or more")
         _require(self.rank_capacity_factor >= 0, "rank_capacity_factor", self.rank_capacity_factor, "0 or more")
         _require(
@@ -154,7 +159,9 @@ class MoEConfig:
         if compat == "none":
             return cls(**fields)
         fields = dict(fields)
-        if fields.get("router") == "xmoe":
+        router = fields.get("router", "softmax")
+        _require(router in ROUTERS, "router", router, f"one that compat {compat!r} knows, " + ", ".join(ROUTERS))
+        if router == "xmoe":
             fields["router"] = "torchscale-cosine"
         rules: Dict[str, Any] = {"residual": False, "padding": "routed"}
         if compat == "published":

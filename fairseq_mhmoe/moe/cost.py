@@ -2,9 +2,11 @@
 K choices, F inner width, T tokens per sample, V vocabulary)."""
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Tuple
 
 from .config import MoEConfig
+from .router import measured_cost
+from .router_base import own_router
 
 TRAINING_PASSES = 3  # forward, and twice that for the gradients of inputs and weights
 FLOPS_PER_MAC = 2
@@ -64,12 +66,17 @@ def feed_forward_macs(d: int, ffn_dim: int, activation: str) -> int:
     return (3 if activation == "swiglu" else 2) * d * ffn_dim
 
 
-def router_params(config: MoEConfig) -> int:
-    """Gate weights; for the cosine routers projection, expert embeddings and X-MoE's temperature."""
+def router_cost(config: MoEConfig) -> Tuple[int, int]:
+    """Parameters, and multiply-adds per sub-token: gate weights; projection, expert embeddings and X-MoE's temperature.
+
+    A registered router is made and asked.
+    """
+    if own_router(config.router) is not None:
+        return measured_cost(config)
     if config.router == "softmax":
-        return config.num_experts * config.d_sub
-    dim = config.projected_dim
-    return dim * (config.d_sub + config.num_experts) + (config.router == "xmoe")
+        return (config.num_experts * config.d_sub,) * 2
+    macs = config.projected_dim * (config.d_sub + config.num_experts)
+    return macs + (config.router == "xmoe"), macs
 
 
 def moe_layer_cost(config: MoEConfig) -> Cost:
@@ -77,8 +84,8 @@ def moe_layer_cost(config: MoEConfig) -> Cost:
     c = config
     d, linears = c.d_sub, c.num_head_layers + c.num_merge_layers
     expert = feed_forward_params(d, c.ffn_dim, c.activation, c.bias, c.subln, c.rms_norm)
-    non_expert = router_params(c) + linears * (c.d_model**2 + c.d_model)
-    router_macs = router_params(c) - (c.router == "xmoe")
+    router_params, router_macs = router_cost(c)
+    non_expert = router_params + linears * (c.d_model**2 + c.d_model)
     macs = linears * c.d_model**2 + c.heads * (router_macs + c.top_k * feed_forward_macs(d, c.ffn_dim, c.activation))
     if c.shared_expert_dim:
         shared = (c.d_model, c.shared_expert_dim, c.activation)
@@ -103,7 +110,9 @@ def model_cost(shape: LanguageModelShape) -> Cost:
     ffn_params = feed_forward_params(s.d_model, s.ffn_dim, s.activation, s.bias, s.subln, s.rms_norm)
     ffn = _dense(ffn_params, feed_forward_macs(s.d_model, s.ffn_dim, s.activation))
     body += _times(s.layers - s.moe_layers, ffn)
-    return body + _times(s.moe_layers, moe_layer_cost(s.moe)) if s.moe_layers else body
+    if s.moe is None or not s.moe_layers:
+        return body
+    return body + _times(s.moe_layers, moe_layer_cost(s.moe))
 
 
 def training_flops(macs: int) -> int:

@@ -4,7 +4,7 @@ from typing import Set
 
 from torch import nn
 
-from .router import Router
+from .router_base import Router
 
 KINDS = ("norm", "bias", "router")
 
@@ -25,7 +25,7 @@ def parameters_of_kind(model: nn.Module, kind: str) -> Set[nn.Parameter]:
         model: any; a norm is a module whose class is named so, and norm_weight, norm_bias of stacked experts.
         kind: one of KINDS.
     """
-    found = set()
+    found: Set[nn.Parameter] = set()
     for module in model.modules():
         if kind == "router":
             found.update(module.parameters() if isinstance(module, Router) else ())

@@ -1,7 +1,8 @@
 """Routers: how well each expert fits a sub-token, as logits in float32 (S sub-tokens, d = D / H, N experts)."""
 
 import math
-from typing import Callable
+from functools import lru_cache
+from typing import Any, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -10,41 +11,22 @@ from torch.autograd.function import once_differentiable
 
 from .config import MoEConfig
 from .precision import without_autocast
+from .router_base import Router, own_router, router_arguments
 
 TORCHSCALE_EMBEDDING_NORM = 1.5
-
-
-class Router(nn.Module):
-    """Base of all routers: parameters and arithmetic stay in float32 when the model is cast to half precision."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Router":
-        def keep_precision(tensor: Tensor) -> Tensor:
-            out = fn(tensor)
-            return tensor.to(out.device) if out.dtype in (torch.float16, torch.bfloat16) else out
-
-        return super()._apply(keep_precision, recurse)
-
-    def logits(self, x: Tensor) -> Tensor:
-        """[S, d] in any precision -> [S, N] in the router's."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[S, d] -> logits [S, N] in float32 (float64 for a float64 router), whatever the precision around it."""
-        with without_autocast(x.device.type):
-            return self.logits(x)
 
 
 class _Linear(torch.autograd.Function):
     """x W^T in the precision of W: [S, d], [N, d] -> [S, N]; x is kept as it came, not as a float32 copy."""
 
     @staticmethod
-    def forward(ctx, x, weight):
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return x.to(weight.dtype) @ weight.t()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], Tensor]:
         x, weight = ctx.saved_tensors
         with without_autocast(grad.device.type):
             grad_x = (grad @ weight).to(x.dtype) if ctx.needs_input_grad[0] else None
@@ -66,7 +48,8 @@ class SoftmaxRouter(Router):
 
     def logits(self, x: Tensor) -> Tensor:
         """x W_g^T: [S, d] -> [S, N]."""
-        return _Linear.apply(x, self.weight)
+        logits: Tensor = _Linear.apply(x, self.weight)
+        return logits
 
 
 class _EmbeddingRouter(Router):
@@ -84,7 +67,8 @@ class _EmbeddingRouter(Router):
 
     def project(self, x: Tensor) -> Tensor:
         """[S, d] -> [S, dim]."""
-        return _Linear.apply(x, self.projection.weight)
+        projected: Tensor = _Linear.apply(x, self.projection.weight)
+        return projected
 
 
 class CosineRouter(_EmbeddingRouter):
@@ -131,7 +115,8 @@ class TorchscaleCosineRouter(_EmbeddingRouter):
     def rescaled_embedding(self) -> Tensor:
         """[N, dim] embeddings at norm 1.5, as the published code leaves them; no gradient."""
         weight = self.embedding.detach()
-        return weight * (TORCHSCALE_EMBEDDING_NORM / weight.norm(dim=1, keepdim=True))
+        rescaled: Tensor = weight * (TORCHSCALE_EMBEDDING_NORM / weight.norm(dim=1, keepdim=True))
+        return rescaled
 
     def logits(self, x: Tensor) -> Tensor:
         """Projection times normalised embeddings: [S, d] -> [S, N]."""
@@ -140,9 +125,26 @@ class TorchscaleCosineRouter(_EmbeddingRouter):
 
 
 def build_router(config: MoEConfig) -> Router:
-    """The router that a layer's configuration names."""
+    """The router that a layer's configuration names: one of this file, or a registered one."""
+    router = _router(config)
+    router.num_experts = config.num_experts
+    return router
+
+
+def _router(config: MoEConfig) -> Router:
+    own = own_router(config.router)
+    if own is not None:
+        return own(config, **router_arguments(config.router, config.router_args))
     if config.router == "softmax":
         return SoftmaxRouter(config.d_sub, config.num_experts)
     if config.router == "xmoe":
         return CosineRouter(config.d_sub, config.num_experts, config.projected_dim, config.router_temperature)
     return TorchscaleCosineRouter(config.d_sub, config.num_experts, config.projected_dim)
+
+
+@lru_cache(maxsize=256)
+def measured_cost(config: MoEConfig) -> Tuple[int, int]:
+    """Parameters and multiply-adds per sub-token of a router that is made to be asked."""
+    with torch.random.fork_rng(devices=[]):
+        router = build_router(config)
+    return sum(parameter.numel() for parameter in router.parameters()), router.macs()

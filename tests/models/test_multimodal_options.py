@@ -49,6 +49,7 @@ EFFECTS = [
     ("mhmoe_residual", True, EXPERTS, "output"),
     ("use_xmoe", True, EXPERTS, "parameters"),
     ("moe_router", "torchscale-cosine", EXPERTS, "parameters"),
+    ("moe_router_args", '{"scale": 2}', EXPERTS, "error"),
     ("moe_router_dim", 8, EXPERTS | dict(use_xmoe=True), "parameters"),
     ("moe_router_temperature", 0.07, EXPERTS | dict(use_xmoe=True), "initial values"),
     ("moe_gating_use_fp32", True, EXPERTS, "warning"),
