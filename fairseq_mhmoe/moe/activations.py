@@ -4,7 +4,7 @@ SwiGLU's input is [M, 2F], gate columns first, or [2, M, F], gate first (`halves
 """
 
 from functools import cache
-from typing import Callable, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,8 @@ def activate(pre: Tensor, kind: str, fused: bool = False) -> Tensor:
         fused: SwiGLU as one kernel made by torch.compile, at its first use, which takes a while.
     """
     if kind == "swiglu" and fused:
-        return compiled(swiglu)(pre)
+        product: Tensor = compiled(swiglu)(pre)
+        return product
     if kind == "swiglu":
         gate, up = halves(pre)
         return F.silu(gate).mul_(up)
@@ -48,13 +49,17 @@ def activation_grad(
         fused: as in `activate`.
     """
     if kind == "relu":
-        hidden = F.relu(pre) if hidden is None else hidden
+        if hidden is None:
+            assert pre is not None
+            hidden = F.relu(pre)
         return hidden, torch.ops.aten.threshold_backward.grad_input(grad, hidden, 0, grad_input=grad)
+    assert pre is not None  # relu alone can do without it
     if kind == "gelu":
         hidden = F.gelu(pre) if hidden is None else hidden
         return hidden, torch.ops.aten.gelu_backward.grad_input(grad, pre, grad_input=grad)
     if fused:
-        return compiled(swiglu_grad)(pre, grad)
+        both: Tuple[Tensor, Tensor] = compiled(swiglu_grad)(pre, grad)
+        return both
     gate, up = halves(pre)
     grad_pre = torch.empty_like(pre)
     grad_gate, grad_up = halves(grad_pre)
@@ -65,7 +70,7 @@ def activation_grad(
 
 
 @cache
-def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function as torch.compile makes it, for every number of rows; once per process."""
     return torch.compile(function, dynamic=True)
 
@@ -102,6 +107,7 @@ class Finish(NamedTuple):
             hidden = hidden * self.keep / self.keep_share
         if self.norm is None:
             return hidden
+        assert self.row_group is not None and weight is not None
         width = hidden.shape[1:]
         if self.norm == "rms":
             hidden = F.rms_norm(hidden, width, eps=NORM_EPS)
@@ -113,8 +119,10 @@ class Finish(NamedTuple):
 
     def backward(self, hidden: Tensor, grad: Tensor, *parameters: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
         """Gradients of hidden and of the norm's parameters, by running it once more; its output comes first."""
-        inputs = [None if t is None else t.detach().requires_grad_() for t in (hidden, *parameters)]
+        hidden = hidden.detach().requires_grad_()
+        copies = [None if t is None else t.detach().requires_grad_() for t in parameters]
         with torch.enable_grad():
-            out = self(*inputs)
+            out = self(hidden, *copies)
+        inputs = [hidden, *copies]
         grads = iter(torch.autograd.grad(out, [t for t in inputs if t is not None], grad))
         return out.detach(), *(None if t is None else next(grads) for t in inputs)

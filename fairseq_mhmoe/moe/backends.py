@@ -2,7 +2,7 @@
 
 import logging
 from functools import cache
-from typing import Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-torch_grouped_mm = getattr(F, "grouped_mm", None)
+torch_grouped_mm: Any = getattr(F, "grouped_mm", None)
 _ALIGNMENT = 16  # bytes: torch's grouped_mm takes only such strides
 
 

@@ -4,7 +4,7 @@ Rows [..., d] are quantised each by itself, matrices [..., out, in] likewise. Wh
 precision; what is quantised is held in the rows' type and formed again in the backward pass instead of being kept.
 """
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ def quantize_matrices(weight: Tensor, dtype: torch.dtype, parts: int = 1) -> Ten
         parts: matrices that lie above each other in `out`; each has its own mean.
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
-    matrices = weight.unflatten(-2, (parts, -1))
+    matrices: Tensor = weight.unflatten(-2, (parts, -1))
     scale = matrices.abs().mean((-2, -1), keepdim=True, dtype=wide).clamp_(min=SMALLEST_SCALE)
     return (matrices / scale).round_().clamp_(-1, 1).mul_(scale).to(dtype).flatten(-3, -2)
 
@@ -62,7 +62,8 @@ class Quantization(NamedTuple):
 
     def enter(self, x: Tensor) -> Tensor:
         """[..., d] as linear layers take it. Its gradient is that of x itself (straight-through)."""
-        return _StraightThroughRows.apply(x) if self.inputs else x
+        entered: Tensor = _StraightThroughRows.apply(x) if self.inputs else x
+        return entered
 
     def linear(self, inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
         """A linear layer for what `enter` returns; parameters and initial values are those of nn.Linear."""
@@ -77,19 +78,20 @@ class TernaryLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        return _TernaryProduct.apply(x.to(autocast_dtype(x.device.type) or x.dtype), self.weight, self.bias)
+        y: Tensor = _TernaryProduct.apply(x.to(autocast_dtype(x.device.type) or x.dtype), self.weight, self.bias)
+        return y
 
 
 class _StraightThroughRows(torch.autograd.Function):
     """Several layers share the result, and in mixed precision no layer has to convert it again."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.dtype = x.dtype
         return quantize_rows(x).to(autocast_dtype(x.device.type) or x.dtype)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad.to(ctx.dtype)
 
 
@@ -97,14 +99,14 @@ class _TernaryProduct(torch.autograd.Function):
     """x Wq^T + b that keeps x and W: dx = dy Wq, dW = dy^T x."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias: Optional[Tensor]):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
         ctx.save_for_backward(x, weight)
         with without_autocast(x.device.type):
             return F.linear(x, quantize_matrices(weight, x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], Optional[Tensor], Optional[Tensor]]:
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad
         rows = grad.reshape(-1, grad.shape[-1])

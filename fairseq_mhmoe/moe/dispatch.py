@@ -4,7 +4,7 @@ The choices are sorted by expert; rows of one expert then lie side by side. Choi
 sort last and lie outside every group.
 """
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +47,14 @@ def make_plan(experts: Tensor, num_experts: int, complete: bool) -> Plan:
 
 def dispatch(x: Tensor, plan: Plan) -> Tensor:
     """[S, d] -> [S*K, d]: each sub-token's row once for every choice, sorted by expert."""
-    return _Dispatch.apply(x, plan.order, plan.inverse)
+    rows: Tensor = _Dispatch.apply(x, plan.order, plan.inverse)
+    return rows
 
 
 def combine(rows: Tensor, gates: Tensor, plan: Plan) -> Tensor:
     """Weighted sum of each sub-token's expert outputs (MH-MoE v1 eq. 6): [S*K, d], gates [S, K] -> [S, d]."""
-    return _Combine.apply(rows, gates.to(rows.dtype), plan.order, plan.inverse)
+    summed: Tensor = _Combine.apply(rows, gates.to(rows.dtype), plan.order, plan.inverse)
+    return summed
 
 
 def invert(order: Tensor) -> Tensor:
@@ -62,7 +64,8 @@ def invert(order: Tensor) -> Tensor:
 
 def permute(rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
     """[M, d] -> [M, d]: row r of the result is row order[r]; `inverse` undoes it."""
-    return _Dispatch.apply(rows, order, inverse.unsqueeze(1))
+    permuted: Tensor = _Dispatch.apply(rows, order, inverse.unsqueeze(1))
+    return permuted
 
 
 def take_rows(rows: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -71,7 +74,8 @@ def take_rows(rows: Tensor, source: Tensor, target: Tensor) -> Tensor:
     Args:
         source: [Q] each row at most once; target: [M] its inverse, -1 for rows that are not taken.
     """
-    return _TakeRows.apply(rows, source, target)
+    taken: Tensor = _TakeRows.apply(rows, source, target)
+    return taken
 
 
 def gather_sum(rows: Tensor, inverse: Tensor, weights: Optional[Tensor] = None) -> Tensor:
@@ -88,24 +92,24 @@ class _Dispatch(torch.autograd.Function):
     """The backward of a gather is a gather-sum here, since every sub-token knows its K rows: no index_add."""
 
     @staticmethod
-    def forward(ctx, x, order, inverse):
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
         ctx.save_for_backward(inverse)
         return x.index_select(0, token_of(order, inverse))
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None, None]:
         (inverse,) = ctx.saved_tensors
         return gather_sum(grad.contiguous(), inverse), None, None
 
 
 class _Combine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows, gates, order, inverse):
+    def forward(ctx: Any, rows: Tensor, gates: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
         ctx.save_for_backward(rows, gates, order, inverse)
         return gather_sum(rows, inverse, gates)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, Tensor, None, None]:
         rows, gates, order, inverse = ctx.saved_tensors
         by_row = grad.contiguous().index_select(0, token_of(order, inverse))
         grad_gates = torch.linalg.vecdot(by_row, rows).index_select(0, inverse.view(-1)).view_as(gates)
@@ -116,12 +120,12 @@ class _TakeRows(torch.autograd.Function):
     """A gather both ways: each row goes to one place at most."""
 
     @staticmethod
-    def forward(ctx, rows, source, target):
+    def forward(ctx: Any, rows: Tensor, source: Tensor, target: Tensor) -> Tensor:
         ctx.save_for_backward(source, target)
         return rows_or_zero(rows, source)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None, None]:
         source, target = ctx.saved_tensors
         return rows_or_zero(grad.contiguous(), target), None, None
 

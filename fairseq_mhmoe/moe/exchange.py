@@ -3,7 +3,7 @@
 M rows, d width, N experts of which N / P here, P ranks in the group, C slots per expert and sending rank.
 """
 
-from typing import List, Optional
+from typing import Any, List, Optional, Tuple
 
 import torch
 import torch.distributed as dist
@@ -77,17 +77,18 @@ def exchange(rows: Tensor, sent: List[int], received: List[int], group: ExpertGr
     Args:
         sent: rows for each rank of the group, which lie in `rows` in this order; received: rows from each rank.
     """
-    return _Exchange.apply(rows, sent, received, group, where)
+    arrived: Tensor = _Exchange.apply(rows, sent, received, group, where)
+    return arrived
 
 
 class _Exchange(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows, sent, received, group, where):
+    def forward(ctx: Any, rows: Tensor, sent: List[int], received: List[int], group: ExpertGroup, where: str) -> Tensor:
         ctx.arguments = received, sent, group, where
         return _swap(rows.contiguous(), sent, received, group, where)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None, None, None, None]:
         return _swap(grad.contiguous(), *ctx.arguments), None, None, None, None
 
 
@@ -128,18 +129,19 @@ def _by_expert(arriving: Tensor, local: int, rows: int) -> Tensor:
 
 def sum_over_ranks(values: Tensor) -> Tensor:
     """Sum of a tensor over all ranks of the job; the gradient is summed likewise (each rank adds its own loss)."""
-    return _SumOverRanks.apply(values)
+    total: Tensor = _SumOverRanks.apply(values)
+    return total
 
 
 class _SumOverRanks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values):
+    def forward(ctx: Any, values: Tensor) -> Tensor:
         total = values.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total

@@ -8,7 +8,7 @@ rows are gathered again and the hidden vector is formed again, which cost one ch
 pre-activation too, which costs a matrix product. What is quantised (BitNet) is formed again as well, weights included.
 """
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -111,12 +111,13 @@ def make_slots(counts: Tensor, rows: int, width: int) -> Slots:
 
 def run_experts(x: Tensor, weights: Weights, job: Job) -> Tensor:
     """Each row through its expert: x [S, d] (or [M, d] without a source) -> [M, d], rows sorted by expert."""
-    return _ExpertFFN.apply(x, job, *weights)
+    out: Tensor = _ExpertFFN.apply(x, job, *weights)
+    return out
 
 
 class _ExpertFFN(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, job, *weights):
+    def forward(ctx: Any, x: Tensor, job: Job, *weights: Any) -> Tensor:
         w = Weights(*weights)
         with without_autocast(x.device.type):
             pre = _first_product(_enter(x, job), w, job)
@@ -131,7 +132,7 @@ class _ExpertFFN(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
         x, pre, hidden, *weights = ctx.saved_tensors
         job, w = ctx.job, Weights(*weights)
         products, quantization = job.products, job.quantization

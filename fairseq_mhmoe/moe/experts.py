@@ -102,13 +102,14 @@ class StackedExperts(nn.Module):
         products, slots = lay_out(backend, counts, rows, complete, sizes, most)
         finish = self._finish(products, x)
         job = Job(products, self.activation, self.fused, finish, self.recompute, source, slots, self.quantization)
-        parameters = (self.w_in, self.b_in, self.w_out, self.b_out, self.norm_weight, self.norm_bias)
-        weights = Weights(*(None if p is None else self._converted(p, x.dtype) for p in parameters))
-        return run_experts(x, weights, job)
+        return run_experts(x, self._weights(x.dtype), job)
 
-    def _converted(self, parameter: nn.Parameter, dtype: torch.dtype) -> Tensor:
+    def _weights(self, dtype: torch.dtype) -> Weights:
         """In the rows' dtype, but matrices that are quantised later as they are."""
-        return parameter if self.quantization.weights and parameter.dim() == 3 else parameter.to(dtype)
+        w_in, w_out = (p if self.quantization.weights else p.to(dtype) for p in (self.w_in, self.w_out))
+        vectors = (self.b_in, self.b_out, self.norm_weight, self.norm_bias)
+        b_in, b_out, norm_weight, norm_bias = (None if p is None else p.to(dtype) for p in vectors)
+        return Weights(w_in, b_in, w_out, b_out, norm_weight, norm_bias)
 
     def _finish(self, products: Products, x: Tensor) -> Finish:
         keep = norm = row_group = None

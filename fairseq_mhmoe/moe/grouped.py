@@ -7,7 +7,7 @@ side, [M, 2 width], or one after the other, [2, M, width], as `halves` knows; a 
 """
 
 from abc import ABC, abstractmethod
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -116,7 +116,9 @@ class LoopProducts(Products):
     def _rows_per_group(self) -> float:
         return self.end / max(len(self.filled), 1)
 
-    def _by_part(self, grad: Tensor, shape, compute: Callable[[Tensor, slice, Tensor], Tensor]) -> Tensor:
+    def _by_part(
+        self, grad: Tensor, shape: Sequence[int], compute: Callable[[Tensor, slice, Tensor], Tensor]
+    ) -> Tensor:
         """[N, out, *shape], one slice a group and half; those without rows are zero, and nothing is written twice."""
         parts = grad.unbind(0) if grad.dim() == 3 else (grad,)
         result = grad.new_empty(self.counts.numel(), len(parts) * grad.shape[-1], *shape)
@@ -150,16 +152,17 @@ class GroupedMMProducts(Products):
         return self._zero_tail(torch_grouped_mm(grad, weight, offs=self.ends))
 
     def weight_grad(self, grad: Tensor, x: Tensor) -> Tensor:
-        result = torch_grouped_mm(grad.t(), x, offs=self.ends)
+        result: Tensor = torch_grouped_mm(grad.t(), x, offs=self.ends)
         if leaves_empty_groups_unwritten(x.device.type, x.device.index):
             result.masked_fill_((self.counts == 0).view(-1, 1, 1), 0)
         return result
 
     def group_sum(self, rows: Tensor) -> Tensor:
         # An embedding's gradient is the same sum, and deterministic on CUDA, where index_add is not.
-        return torch.ops.aten.embedding_dense_backward(
+        summed: Tensor = torch.ops.aten.embedding_dense_backward(
             self._zero_tail(rows), self.row_group(), self.counts.numel(), -1, False
         )
+        return summed
 
     def _zero_tail(self, rows: Tensor) -> Tensor:
         if self.complete:

@@ -5,7 +5,7 @@ the experts.
 """
 
 import math
-from typing import Callable, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -59,25 +59,39 @@ class MoELayer(nn.Module):
     def _mark_experts(self) -> None:
         """Tells parameters of which other ranks hold other experts apart from those that are everywhere the same."""
         for parameter in self.experts.parameters() if self.group.size > 1 else ():
-            parameter.expert = True
+            parameter.expert = True  # type: ignore[attr-defined]  # a mark that fairseq looks for
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: Dict[str, Any]) -> None:
         """A deep copy is a layer of the same group; torch copies parameters without their marks."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
         self._mark_experts()
 
     def _build_experts(self, first: int, end: int, d: int, ffn_dim: int) -> StackedExperts:
         c = self.config
-        kind = c.activation, c.bias, c.subln, c.rms_norm, c.activation_dropout
-        how = dict(backend=c.backend, recompute=c.recompute, fused=c.fused_activation, quantization=c.quantization)
-        return StackedExperts(end - first, d, ffn_dim, *kind, **how, first=first)
+        return StackedExperts(
+            end - first,
+            d,
+            ffn_dim,
+            c.activation,
+            c.bias,
+            c.subln,
+            c.rms_norm,
+            c.activation_dropout,
+            c.backend,
+            c.recompute,
+            c.fused_activation,
+            first,
+            c.quantization,
+        )
 
     def reset_parameters(self) -> None:
         """Head: Xavier uniform, gain 1/sqrt(2); merge: Xavier uniform, bias 0 (MH-MoE v1); the rest as nn.Linear."""
         for linear in self.head:
+            assert isinstance(linear, nn.Linear)
             linear.reset_parameters()
             nn.init.xavier_uniform_(linear.weight, gain=1 / math.sqrt(2))
         for linear in self.merge:
+            assert isinstance(linear, nn.Linear)
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
         self.router.reset_parameters()
@@ -115,7 +129,7 @@ class MoELayer(nn.Module):
         out, statistics = self._run_experts(sub, selection, valid)
         y = project(merge_heads(out, x.shape), self.merge, quantization)
         if self.shared is not None:
-            y = y + self._run_shared(x)
+            y = y + run_shared(self.shared, x)
         over_ranks = self.config.balance_scope == "global" and self.group.world_size > 1
         total = sum_over_ranks if over_ranks else None
         l_aux = load_balancing_loss(
@@ -146,18 +160,22 @@ class MoELayer(nn.Module):
         most = capacity_bound(self.config, self.training, sub.shape[0])
         if self.group.size == 1:
             source = Source(plan.order, plan.inverse)
-            return self.experts(sub, plan.counts, plan.complete, source=source, most=most)
+            rows: Tensor = self.experts(sub, plan.counts, plan.complete, source=source, most=most)
+            return rows
         rows = dispatch(sub, plan)
         where = (self.experts, self.group, self.name)
         if self.config.exchange == "capacity":
+            assert most is not None  # the configuration asks for a capacity then
             return run_by_capacity(rows, plan, most, *where)
         return run_by_counts(rows, plan, *where)
 
-    def _run_shared(self, x: Tensor) -> Tensor:
-        """The expert that every token passes: [B, T, D] -> [B, T, D]."""
-        rows = x.reshape(-1, x.shape[-1])
-        counts = torch.full((1,), rows.shape[0], dtype=torch.int64, device=x.device)
-        return self.shared(rows, counts).view_as(x)
+
+def run_shared(expert: StackedExperts, x: Tensor) -> Tensor:
+    """The expert that every token passes: [B, T, D] -> [B, T, D]."""
+    rows = x.reshape(-1, x.shape[-1])
+    counts = torch.full((1,), rows.shape[0], dtype=torch.int64, device=x.device)
+    out: Tensor = expert(rows, counts)
+    return out.view_as(x)
 
 
 def project(x: Tensor, layers: nn.ModuleList, quantization: Quantization = UNQUANTIZED) -> Tensor:

@@ -80,7 +80,7 @@ def multimodal_cost(shape: MultimodalShape) -> Cost:
     params += dense * MODALITIES * ffn
     macs += dense * feed_forward_macs(d, s.ffn_dim, s.activation)
     body = Cost(params, params, 0, params, training_flops(macs))
-    if not s.moe_layers:
+    if s.moe is None or not s.moe_layers:
         return body
     layer, sets = moe_layer_cost(s.moe), s.moe_layers * s.moe_sets
     experts = Cost(

@@ -7,7 +7,7 @@ experts, N / P each; there are R / P copies. P = 1 is plain data parallelism: ev
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import torch
 import torch.distributed as dist
@@ -67,7 +67,7 @@ class ExpertGroup:
         local = total // self.size
         return self.rank * local, (self.rank + 1) * local
 
-    def __deepcopy__(self, memo: dict) -> "ExpertGroup":
+    def __deepcopy__(self, memo: Dict[int, Any]) -> "ExpertGroup":
         """The same object: process groups can't be copied, and a copied model talks through the same ones."""
         return self
 
@@ -130,7 +130,7 @@ def _new_group(size: int, world_size: int) -> ExpertGroup:
 
 def _mine(rank_lists: List[List[int]], rank: int) -> "dist.ProcessGroup":
     made = [dist.new_group(ranks) for ranks in rank_lists]
-    return next(group for group, ranks in zip(made, rank_lists) if rank in ranks)
+    return next(group for group, ranks in zip(made, rank_lists) if rank in ranks and not isinstance(group, int))
 
 
 @contextmanager
@@ -174,8 +174,8 @@ def group_of(model: nn.Module) -> ExpertGroup:
     Raises:
         ValueError: its layers are spread differently.
     """
-    groups = {module.group for module in model.modules() if isinstance(getattr(module, "group", None), ExpertGroup)}
-    spread = {group for group in groups if group.size > 1}
+    groups: Iterator[Any] = (getattr(module, "group", None) for module in model.modules())
+    spread = {group for group in groups if isinstance(group, ExpertGroup) and group.size > 1}
     if len(spread) > 1:
         sizes = sorted(group.size for group in spread)
         raise ValueError(f"the model's MoE layers are spread over {sizes} ranks each; expected one size for all")
@@ -199,5 +199,6 @@ def average_expert_gradients(parameters: Iterable[nn.Parameter], group: ExpertGr
 @torch.no_grad()
 def sum_of_squares(parameters: Iterable[nn.Parameter]) -> Tensor:
     """Squared norm of the gradients of this rank's experts, float64 []."""
-    norms = [p.grad.norm(dtype=torch.promote_types(p.grad.dtype, torch.float32)).double() for p in parameters]
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = [grad.norm(dtype=torch.promote_types(grad.dtype, torch.float32)).double() for grad in grads]
     return torch.stack(norms).square().sum()

@@ -6,7 +6,7 @@ from typing import Optional
 import torch
 
 
-def without_autocast(device_type: str) -> AbstractContextManager:
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
     """A context in which operations keep the precision of their inputs."""
     if not torch.amp.is_autocast_available(device_type):
         return nullcontext()

@@ -4,7 +4,7 @@ S sub-tokens, N experts, K choices, P ranks that share the experts.
 """
 
 import math
-from typing import NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -80,13 +80,13 @@ class _LogSumExp(torch.autograd.Function):
     """logsumexp of the logits, read off a softmax that exists already: l_i - log p_i for any i, here the largest."""
 
     @staticmethod
-    def forward(ctx, logits, probs, largest):
+    def forward(ctx: Any, logits: Tensor, probs: Tensor, largest: Tensor) -> Tensor:
         ctx.save_for_backward(probs)
         return (logits.gather(1, largest) - probs.gather(1, largest).log()).squeeze(1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None, None]:
         (probs,) = ctx.saved_tensors
         return probs * grad.unsqueeze(1), None, None
 
@@ -141,14 +141,15 @@ def _within_ranks(experts: Tensor, config: MoEConfig, ranks: int, tokens: int, v
     num_experts = config.num_experts
     rank_of = experts.div(num_experts // ranks, rounding_mode="floor")  # an id of N becomes P: nowhere
     count = tokens if valid is None else valid.sum(dtype=torch.float64)
-    ceil = math.ceil if isinstance(count, int) else torch.ceil
-    limit = ceil(config.rank_capacity_factor * config.top_k * count / ranks)
+    limit = _ceil(config.rank_capacity_factor * config.top_k * count / ranks)
     return experts.masked_fill(queue_locations(rank_of, ranks) >= limit, num_experts)
 
 
 def capacity_bound(config: MoEConfig, training: bool, tokens: int) -> Optional[int]:
     """The most choices that an expert takes of `tokens` sub-tokens, pads or not; None without a limit."""
-    return _capacity(config, training, tokens, None)
+    bound = _capacity(config, training, tokens, None)
+    assert not isinstance(bound, Tensor)  # it is one only where the padding counts
+    return bound
 
 
 def _normalize(gates: Tensor) -> Tensor:
@@ -162,9 +163,16 @@ def _capacity(config: MoEConfig, training: bool, tokens: int, valid: Optional[Te
     """Choices that an expert takes; None without a limit. On the device, unread, where it depends on the padding."""
     fraction = config.eval_capacity_fraction
     count = tokens if valid is None or config.padding == "counted" else valid.sum(dtype=torch.float64)
-    ceil, floor = (math.ceil, math.floor) if isinstance(count, int) else (torch.ceil, torch.floor)
     if not training and fraction > 0:
-        return ceil(fraction * count)
+        return _ceil(fraction * count)
     if config.capacity_factor == 0:
         return None
-    return config.top_k * floor(config.capacity_factor * ceil(count / config.num_experts))
+    return config.top_k * _floor(config.capacity_factor * _ceil(count / config.num_experts))
+
+
+def _ceil(value: Union[float, Tensor]) -> Union[int, Tensor]:
+    return value.ceil() if isinstance(value, Tensor) else math.ceil(value)
+
+
+def _floor(value: Union[float, Tensor]) -> Union[int, Tensor]:
+    return value.floor() if isinstance(value, Tensor) else math.floor(value)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from .selection import Selection
 SCALARS = ("sub_tokens", "dropped", "entropy_sum")
 
 
-def pack(selection: Selection, counts: Tensor, load: Tensor, valid) -> Tensor:
+def pack(selection: Selection, counts: Tensor, load: Tensor, valid: Optional[Tensor]) -> Tensor:
     """Flat float32 statistics [N + 3]: load per expert, then SCALARS. No gradient, no host synchronisation.
 
     Args:
