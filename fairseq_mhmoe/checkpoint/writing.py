@@ -99,6 +99,15 @@ def write_dense(state: dict, path) -> None:
     _write(Path(path), lambda file: _save(state, file), ("dense", None, "commit"))
 
 
+def write_text(path, text: str) -> None:
+    """Writes a small file in UTF-8; it is the old one or the whole new one at any moment.
+
+    Raises:
+        OSError: with path and reason; no temporary file is left.
+    """
+    _write(Path(path), lambda file: file.write(text.encode()))
+
+
 def copy_atomically(source, target) -> None:
     """Copies a file's content; `target` is the old file or the whole copy at any moment.
 
