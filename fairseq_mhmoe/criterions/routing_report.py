@@ -71,6 +71,10 @@ class RoutingReport:
         if not logdir and "--moe-load-map-interval" in self.options_set():
             logger.warning("--moe-load-map-interval has no effect without --tensorboard-logdir")
 
+    def start_again(self) -> None:
+        """Forgets what it has seen: the next update has a lower number than the last one."""
+        self.begun, self.watch = False, None
+
     def after_update(self, update: int) -> None:
         """Warns and draws what is due after this update."""
         draw = self.logdir and self.map_interval > 0 and update % self.map_interval == 0

@@ -2,7 +2,7 @@
 
 * `--bf16` on the command line turns on `tpu`, and the trainer then asks for torch_xla.
 * `--fp16` flattens gradients on the current CUDA device, also where there is none.
-* After an overflow of float16 the trainer makes a CUDA tensor to skip the step, which fails without CUDA.
+* To skip a step, after an overflow of float16 for example, the trainer makes a CUDA tensor, which fails without CUDA.
 * `--amp` does nothing on the CPU, and says so only through torch's warning about its scaler.
 * A batch's counts of bytes become half precision with the rest: rounded, or infinite beyond 65,504.
 * Biases that a model goes without are reported as parameters that it shares.
@@ -45,7 +45,7 @@ def parse_args_for_this_machine(original, parser, input_args=None, *args, **kwar
 
 
 def skip_without_cuda(original, self, samples, raise_oom=False):
-    """One update; None when float16 overflowed and the step was skipped, on the CPU too."""
+    """One update; None when the step was skipped, on the CPU too."""
     try:
         return original(self, samples, raise_oom)
     except (AssertionError, RuntimeError) as error:
@@ -53,7 +53,8 @@ def skip_without_cuda(original, self, samples, raise_oom=False):
         if self.cuda or not isinstance(error.__context__, OverflowError):
             raise
     self.zero_grad()
-    metrics.log_scalar("loss_scale", self.optimizer.scaler.loss_scale, priority=700, round=4, weight=0)
+    if self.cfg.common.fp16:
+        metrics.log_scalar("loss_scale", self.optimizer.scaler.loss_scale, priority=700, round=4, weight=0)
     metrics.log_stop_time("train_wall")
     return None
 

@@ -1,6 +1,7 @@
 """Which options exclude each other, and which have no effect beside others."""
 
 import logging
+import math
 from itertools import chain
 from typing import Any, Dict, Iterable, Iterator, Tuple
 
@@ -61,6 +62,15 @@ def numbers(cfg: Any, side: str) -> Iterator[Check]:
     for name in ("moe_freq", "moe_expert_count", "moe_shared_expert_dim", "moe_capacity_factor"):
         yield getattr(cfg, name) < 0, name, "expected 0 (off) or a positive number"
     yield not cfg.moe_timeout > 0, "moe_timeout", "expected a positive number of seconds"
+    peak = cfg.peak_tflops
+    yield peak is not None and not 0 < peak < math.inf, "peak_tflops", "expected TFLOP/s of one device, above 0"
+    for name in ("max_nonfinite", "loss_spike_updates"):
+        yield getattr(cfg, name) < 1, name, "expected 1 or more updates"
+    yield cfg.loss_spike_window < 8, "loss_spike_window", "expected 8 updates or more: a median needs some losses"
+    window = cfg.loss_spike_window
+    yield cfg.loss_spike_updates >= window, "loss_spike_updates", f"expected less than --loss-spike-window {window}"
+    yield not cfg.loss_spike_threshold > 0, "loss_spike_threshold", "expected a positive number, for example 6"
+    yield cfg.max_rewinds < 0, "max_rewinds", "expected 0 or more"
     for name in ("moe_top_k", "mhmoe_heads_number"):
         yield getattr(cfg, name) < 1, name, "expected 1 or more"
     for name in ("dropout", "attention_dropout", "activation_dropout"):
