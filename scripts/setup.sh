@@ -165,9 +165,11 @@ install_everything() {
     pip_install --upgrade -c "$ROOT/constraints.txt" pip "setuptools>=70" wheel cython numpy pybind11
   step "${spec[*]} (a large download)" "$network" pip_install "${spec[@]}"
   write_constraints
+  # neither a wheel of the index nor one of pip's cache: they were compiled against other versions of torch
   step "fairseq, compiled here against that torch (about 4 minutes)" \
     "see the log above: a compiler error is often missing memory (set MAX_JOBS=1) or missing headers (python3-dev)" \
-    pip_install --no-build-isolation -c "$VENV/constraints.txt" fairseq-fixed==0.12.3.1
+    pip_install --no-build-isolation --no-cache-dir --no-binary fairseq-fixed -c "$VENV/constraints.txt" \
+    fairseq-fixed==0.12.3.1
   step "this package and what its tests need" "$network" \
     pip_install -c "$VENV/constraints.txt" --editable "${ROOT}[dev]"
   if ((DEPENDENCIES_ONLY)); then
@@ -175,7 +177,7 @@ install_everything() {
     return
   fi
   step "trying it" "remove $VENV and run bash scripts/setup.sh again; the log says what does not import" \
-    "$VENV/bin/python" -c 'import torch, torchvision, torchscale, fairseq_mhmoe; print(torch.__version__)'
+    "$VENV/bin/python" -c 'import torch, torchvision, torchscale, fairseq.libbase, fairseq_mhmoe; print(torch.__version__)'
 }
 
 main() {
