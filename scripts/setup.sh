@@ -13,7 +13,7 @@ DEPENDENCIES_ONLY=0
 
 usage() {
   cat <<'TEXT'
-usage: bash scripts/setup.sh [--dependencies]
+usage: bash scripts/setup.sh [--dependencies | --check]
 
 Makes a virtual environment with everything that training, the demonstration and the tests need: about 8 GB (most of it
 torch with CUDA) and 5 to 10 minutes, of which about 4 to compile fairseq. Needs Python 3.10, 3.11 or 3.12 with its venv
@@ -21,6 +21,7 @@ module and headers, a C++ compiler, and a package index that pip reaches. Called
 
 With --dependencies everything but this package itself: the layer of an image that stays when the code changes. Of this
 package it reads setup.py, pyproject.toml, constraints.txt and fairseq_mhmoe/__init__.py.
+With --check it changes nothing; exit status 0: the environment is up to date, 1: it is not.
 
 Variables:
   VENV        where to make it                                    default: .venv in this repository
@@ -188,6 +189,10 @@ main() {
   if [[ ${1:-} == --dependencies ]]; then
     DEPENDENCIES_ONLY=1
     shift
+  fi
+  if [[ $# == 1 && $1 == --check ]]; then
+    up_to_date || exit 1
+    return
   fi
   (($# == 0)) || fail "unknown argument: $1" "bash scripts/setup.sh --help"
   if ((!DEPENDENCIES_ONLY)) && up_to_date; then
