@@ -5,7 +5,8 @@ from typing import Any
 from fairseq.models import FairseqLanguageModel, register_model
 
 from fairseq_mhmoe.models.decoder import MoEDecoder
-from fairseq_mhmoe.models.options import MHMoELanguageModelConfig, validate, with_defaults
+from fairseq_mhmoe.models.options import MHMoELanguageModelConfig, lm_shape, validate, with_defaults
+from fairseq_mhmoe.moe.cost import model_cost
 
 
 @register_model("mhmoe_lm", dataclass=MHMoELanguageModelConfig)
@@ -27,4 +28,10 @@ class MHMoELanguageModel(FairseqLanguageModel):
                 f"--share-decoder-input-output-embed: the output has {len(target)} entries, the input {len(source)}; "
                 "leave it out, or leave out --output-dictionary-size"
             )
-        return cls(MoEDecoder(cfg, source, output_size=len(target)))
+        model = cls(MoEDecoder(cfg, source, output_size=len(target)))
+        model.shape = lm_shape(cfg, len(target), cfg.tokens_per_sample)
+        return model
+
+    def training_flops_per_token(self) -> int:
+        """FLOPs of a training step per token: what `mhmoe-cost` prints for this vocabulary and --tokens-per-sample."""
+        return model_cost(self.shape).flops_per_token

@@ -9,8 +9,9 @@ from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
 
 from fairseq_mhmoe.models.multimodal_heads import build_heads
-from fairseq_mhmoe.models.multimodal_options import MHMoEMultimodalConfig, validate
+from fairseq_mhmoe.models.multimodal_options import MHMoEMultimodalConfig, multimodal_shape, validate
 from fairseq_mhmoe.models.options import with_defaults
+from fairseq_mhmoe.moe.multimodal_cost import MultimodalShape, multimodal_cost
 
 STREAMS = ("image", "text", "pair")
 Stream = Dict[str, Any]
@@ -28,6 +29,7 @@ class MHMoEMultimodalModel(BaseFairseqModel):
     def __init__(self, beit3: nn.Module, heads: nn.ModuleDict):
         super().__init__()
         self.beit3, self.heads = beit3, heads
+        self.shape: Optional[MultimodalShape] = None  # as the cost is counted; known when a task builds the model
         self.fits_other_checkpoints = False  # set while weights of another model are loaded, see multimodal_loading
 
     @classmethod
@@ -45,7 +47,37 @@ class MHMoEMultimodalModel(BaseFairseqModel):
         words = task.source_dictionary
         sizes = task.image_size, task.patch_size, task.max_text_positions
         beit3 = MultimodalBEiT3(cfg, len(words), words.pad(), *sizes)
-        return cls(beit3, build_heads(cfg.encoder_embed_dim, len(words), task.model_heads()))
+        heads = task.model_heads()
+        model = cls(beit3, build_heads(cfg.encoder_embed_dim, len(words), heads))
+        if hasattr(task, "cost_options"):
+            codes = heads.get("image", {}).get("classes", 0)
+            model.shape = multimodal_shape(cfg, len(words), codes, task.cost_options())
+        model.patch_size, model.pad = task.patch_size, words.pad()
+        return model
+
+    def training_flops_per_token(self) -> Optional[int]:
+        """FLOPs of a training step per token of a pair, as `mhmoe-cost` counts them; None: the task has no pairs.
+
+        Heads that classify a whole example are left out.
+        """
+        return None if self.shape is None else multimodal_cost(self.shape).flops_per_token
+
+    def count_tokens(self, **streams: Any) -> Tuple[Any, int]:
+        """(tokens that the encoder reads, images) of the streams of a step; pads and blank rows do not count.
+
+        An image has a token for itself and one for each patch. The first number is a tensor where there is text.
+        """
+        tokens, images = 0, 0
+        for stream in streams.values():
+            if not isinstance(stream, dict) or stream.get("blank"):
+                continue
+            if stream.get("images") is not None:
+                rows, side = len(stream["images"]), stream["images"].shape[-1]
+                images += rows
+                tokens = tokens + rows * (1 + (side // self.patch_size) ** 2)
+            if stream.get("tokens") is not None:
+                tokens = tokens + stream["tokens"].ne(self.pad).sum()
+        return tokens, images
 
     def forward(
         self,

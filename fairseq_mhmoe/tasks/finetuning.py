@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 
 from fairseq.tasks import FairseqTask
 
@@ -81,6 +82,17 @@ class FinetuningTask(FairseqTask):
     def model_heads(self) -> dict[str, dict]:
         """The heads that the model is to have: {name: {"kind", "classes", "inputs"}}."""
         raise NotImplementedError
+
+    def cost_options(self) -> SimpleNamespace:
+        """Sizes of images and texts, and what of a text is predicted: what a model's cost depends on."""
+        return SimpleNamespace(
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            tokens_per_sample=self.max_text_positions,
+            caption_length=self.max_text_positions,
+            pair_image_mask_ratio=0.0,
+            pair_text_mask_ratio=getattr(self.cfg, "caption_mask_ratio", 0.0),
+        )
 
     def check_record(self, record: dict) -> None:
         """ValueError with the reason unless a record of an index is what the task needs."""

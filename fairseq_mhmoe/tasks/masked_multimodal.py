@@ -103,6 +103,10 @@ class MaskedMultimodalTask(FairseqTask):
             heads["text"] = {"kind": "text"}
         return heads
 
+    def cost_options(self) -> MaskedMultimodalConfig:
+        """Sizes of images and texts, and what of a pair is masked: what a model's cost depends on."""
+        return self.args
+
     def _load_tokenizer(self):
         from fairseq_mhmoe.vision import load_tokenizer
 
