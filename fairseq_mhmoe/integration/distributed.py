@@ -7,6 +7,7 @@ it divides by the number of GPUs, or hands a device number to a wrapper that has
 
 import functools
 import logging
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -114,9 +115,10 @@ def distributed_init(original, cfg, *args, **kwargs):
         raise ValueError(f"--moe-timeout {seconds}; expected a number of seconds above 0, for example {TIMEOUT}")
     if torch.cuda.is_available() and not cfg.common.cpu:
         torch.cuda.set_device(cfg.distributed_training.device_id)
-    given = functools.partial(with_timeout, timedelta(seconds=seconds))
+    timeout = timedelta(seconds=seconds)
+    dist.init_process_group = with_new_keys(timeout, with_timeout(timeout, dist.init_process_group))
     # groups that fairseq and the experts make later wait no longer than the first one
-    dist.init_process_group, dist.new_group = given(dist.init_process_group), given(dist.new_group)
+    dist.new_group = with_timeout(timeout, dist.new_group)
     try:
         return original(cfg, *args, **kwargs)
     except dist.DistError as error:
@@ -138,6 +140,25 @@ def with_timeout(timeout, function):
 
     timed.mhmoe_original = function
     return timed
+
+
+def with_new_keys(timeout, function):
+    """init_process_group, which after a restart by torchrun does not read what the ranks before it have left.
+
+    torchrun keeps one store over its restarts (torch 2.5 to 2.14 at least), and ranks that find the addresses of the
+    last ones there wait for them in vain.
+    """
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or restarts == "0":
+        return function
+
+    @functools.wraps(function)
+    def joined(*args, init_method=None, **kwargs):
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.PrefixStore(f"restart_{restarts}", dist.TCPStore(*address, is_master=False, timeout=timeout))
+        return function(*args, store=store, **kwargs)
+
+    return joined
 
 
 def all_gather_list(_original, data, group=None, max_size=None):

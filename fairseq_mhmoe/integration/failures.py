@@ -6,6 +6,7 @@ while the main thread waits. An exception remembers the layer that it came from,
 """
 
 import re
+import uuid
 from pathlib import Path
 
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from fairseq.distributed import utils as distributed_utils
 
 from fairseq_mhmoe.integration.distributed import timeout_of
 from fairseq_mhmoe.integration.hooks import wrap
+from fairseq_mhmoe.integration.together import of_all_ranks
 from fairseq_mhmoe.integration.watch import Watch, connect
 from fairseq_mhmoe.moe import MoELayer
 
@@ -47,7 +49,7 @@ class EndTogether:
         """
         if not (dist.is_initialized() and dist.get_world_size() > 1):
             return self.main(cfg, **kwargs)
-        store = connect(cfg.distributed_training.distributed_init_method)
+        store = connect(cfg.distributed_training.distributed_init_method, of_all_ranks(uuid.uuid4().hex)[0])
         watch = Watch(dist.get_rank(), dist.get_world_size(), store)
         try:
             result = self.main(cfg, **kwargs)

@@ -137,8 +137,12 @@ class Watch:
             time.sleep(0.02)
 
 
-def connect(init_method):
-    """A connection of its own to the job's store; None when the ranks meet in a file."""
+def connect(init_method, start):
+    """A connection of its own to the job's store; None when the ranks meet in a file.
+
+    start: a word for this start of the ranks; torchrun keeps one store over its restarts, and does not count those
+        after which there are other nodes.
+    """
     if init_method == "env://":
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     else:
@@ -148,5 +152,4 @@ def connect(init_method):
             return None
         host, port = address.hostname, address.port
     store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=30))
-    # torchrun keeps one store over its restarts
-    return dist.PrefixStore(f"fairseq_mhmoe/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return dist.PrefixStore(f"fairseq_mhmoe/{start}", store)

@@ -15,7 +15,7 @@ from fairseq_mhmoe.integration.watch import Watch, connect
 def stores(monkeypatch):
     """Two connections to one store."""
     server = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=datetime.timedelta(seconds=5))
-    yield [connect(f"tcp://127.0.0.1:{server.port}") for _ in range(2)]
+    yield [connect(f"tcp://127.0.0.1:{server.port}", "start") for _ in range(2)]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_normal_end_is_no_failure(stores, left, monkeypatch):
 def test_a_store_that_is_gone_is_reported(left, monkeypatch):
     monkeypatch.setattr(watch, "PERIOD", 0.05)
     server = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=datetime.timedelta(seconds=5))
-    other = Watch(1, 2, connect(f"tcp://127.0.0.1:{server.port}"))
+    other = Watch(1, 2, connect(f"tcp://127.0.0.1:{server.port}", "start"))
     del server
     other.thread.join(5)
     [message] = left
@@ -69,5 +69,5 @@ def test_a_store_that_is_gone_is_reported(left, monkeypatch):
 
 
 def test_ranks_that_meet_in_a_file_have_no_store_to_watch():
-    assert connect("file:///somewhere") is None
+    assert connect("file:///somewhere", "start") is None
     Watch(0, 2, None).report("nobody can know")
