@@ -18,6 +18,7 @@ read_settings() {
   NUM_WORKERS=${NUM_WORKERS:-2}
   SEED=${SEED:-1}
   DEVICE=${DEVICE:-auto}
+  MAX_RESTARTS=${MAX_RESTARTS:-0}
 }
 
 # The data's SentencePiece model; none where they were tokenized by tiktoken, whose file the task finds by itself.
@@ -43,7 +44,7 @@ check_numbers() {
     LOG_INTERVAL; do
     is_positive_integer "${!name}" || complain "$name is '${!name}'; give a whole number of 1 or more"
   done
-  for name in FREQ WARMUP_UPDATES NUM_WORKERS SEED; do
+  for name in FREQ WARMUP_UPDATES NUM_WORKERS SEED MAX_RESTARTS; do
     is_whole_number "${!name}" || complain "$name is '${!name}'; give a whole number of 0 or more"
   done
   for name in LR END_LR; do

@@ -89,7 +89,7 @@ build_launcher() {
     DEVICE_OPTIONS+=(--cpu)
   fi
   LAUNCHER=("$VENV/bin/fairseq-train")
-  if ((ranks == 1)); then
+  if ((ranks == 1 && MAX_RESTARTS == 0)); then
     return
   fi
   find_node_rank
@@ -97,8 +97,18 @@ build_launcher() {
   if [[ $DEVICE == cpu ]]; then
     DEVICE_OPTIONS+=(--distributed-backend gloo)
   fi
+  local restarts=()
+  ((MAX_RESTARTS == 0)) || restarts=(--max-restarts "$MAX_RESTARTS")
   LAUNCHER=("$VENV/bin/torchrun" --nnodes "$NNODES" --node-rank "$NODE_RANK" --nproc-per-node "$NGPUS"
-    --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT" "$VENV/bin/fairseq-train")
+    --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT" "${restarts[@]}" "$VENV/bin/fairseq-train")
+  give_ranks_time_to_save
+}
+
+# torchrun passes SIGTERM on and kills after 30 seconds; SIGUSR1 would end it and leave the ranks behind. Variables
+# instead of options, because releases of torch that do not know these take no notice.
+give_ranks_time_to_save() {
+  export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}
+  export PET_SIGNALS_TO_HANDLE=${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}
 }
 
 # glibc otherwise gives large buffers back to the system and fetches fresh ones at every update. What is set stays.

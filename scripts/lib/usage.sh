@@ -55,6 +55,8 @@ Environment variables                                                           
   LOG_INTERVAL           updates between log lines                               100
   NUM_WORKERS            data loading processes per rank                         2
   SEED                   seed of initialisation and data order                   1
+  MAX_RESTARTS           how often torchrun starts the processes again when
+                         one has failed; they go on from the last checkpoint     0
   DEVICE                 auto, cuda or cpu                                       auto: GPUs when there are any
   VENV                   virtual environment with fairseq                        .venv here
   DRY_RUN                1 = print the command and run nothing                   0
@@ -65,6 +67,7 @@ Environment variables                                                           
 
 Start the script once per node, not once per GPU. A relative SAVE_DIR, DATA_DIR or VENV is seen from
 the folder you call from. Training goes on from SAVE_DIR/checkpoint_last.pt when that is there.
+SIGTERM or SIGUSR1: it saves, writes SAVE_DIR/stopped_early.json and ends (docs/clusters.md).
 Exit code 2: an argument is wrong; each one gets a line with the remedy.
 TEXT
 }
