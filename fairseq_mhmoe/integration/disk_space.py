@@ -117,7 +117,7 @@ def needed(cfg, trainer, files):
 def bytes_of(trainer):
     """(bytes of the dense part, of this rank's own experts) in a checkpoint, before there is one.
 
-    The optimizer's state is counted as it is, or as two moments of each weight where there is none yet.
+    The optimizer's state is counted as it is, or as two moments of each weight before the first update.
     """
     cfg, model = trainer.cfg, trainer.get_model()
     copies = 1 + (cfg.ema.store_ema * (2 if cfg.ema.ema_fp32 else 1))
@@ -139,7 +139,7 @@ def moments(trainer):
     state = getattr(optimizer, "state", {})
     kept = sum(x.numel() for values in state.values() for x in values.values() if hasattr(x, "numel"))
     stepped = sum(parameter.numel() for parameter in contents.parameters_of(optimizer))
-    return kept / stepped if kept and stepped else 2
+    return kept / stepped if stepped and trainer.get_num_updates() > 0 else 2
 
 
 def files_at_once(cfg, trainer, epoch_itr, val_loss):

@@ -8,6 +8,7 @@ overflowed in float16: no step, no average (EMA), no metrics, and it is not coun
 
 import logging
 import math
+import os
 
 import torch
 from fairseq import trainer
@@ -22,7 +23,7 @@ from fairseq_mhmoe.integration.together import of_all_ranks
 
 KEY = "nonfinite"  # of the metric, and of the counts in a checkpoint
 REMEDY = (
-    "no step was made with them, and checkpoints are as they were (crash.pt is for inspection); lower --lr, lengthen "
+    "no step was made, and checkpoints are as they were (crash.pt is for inspection); lower --lr, lengthen "
     "--warmup-updates, train in a wider precision (--bf16 instead of fp16), or leave such updates out with "
     "--on-nonfinite skip"
 )
@@ -44,10 +45,18 @@ def install():
     wrap(trainer.Trainer, "train_step", train_step)
     wrap(trainer.Trainer, "_aggregate_logging_outputs", aggregate_logging_outputs)
     wrap(trainer.Trainer, "clip_grad_norm", clip_grad_norm)
+    wrap(trainer.Trainer, "save_checkpoint", save_crash)
     wrap(trainer.Trainer, "state_dict", state_dict)
     wrap(trainer.Trainer, "load_checkpoint", load_checkpoint)
     wrap(FairseqTask, "train_step", task_train_step)
     wrap(NanDetector, "_detect", detect)
+
+
+class NotFinite(FloatingPointError):
+    """An update that can't be made: what is known of it, and what to do."""
+
+    def __str__(self):
+        return ": ".join(self.args)
 
 
 class Counts:
@@ -112,9 +121,9 @@ def train_step(original, self, samples, raise_oom=False):
         if not _Update.found:
             raise
         module, direction = _Update.found[0]
-        where = f"it was seen first in the {direction} pass of {module or 'the model'}"
-        what, colon, rest = str(error).partition(": ")
-        raise FloatingPointError(f"{what}; {where}{colon}{rest}") from error
+        where = f"seen first in the {direction} pass of {module or 'the model'}"
+        what, advice = error.args if isinstance(error, NotFinite) else ("gradients are not finite", str(error))
+        raise NotFinite(f"{what}, {where}", advice) from error
     if self.mhmoe_nonfinite.total:
         metrics.log_scalar(KEY, self.mhmoe_nonfinite.total, weight=0, priority=710)
     return output
@@ -151,6 +160,16 @@ def clip_grad_norm(original, self, clip_norm):
     raise verdict(self, norm.item(), loss.item())
 
 
+def save_crash(original, self, filename, extra_state):
+    """Saves a checkpoint; crash.pt, which is written beside an error, must not hide it by one of its own."""
+    try:
+        return original(self, filename, extra_state)
+    except OSError as error:
+        if os.path.basename(filename) != "crash.pt":
+            raise
+        logger.warning(f"{filename} could not be written: {error}")
+
+
 def verdict(trainer, norm, loss):
     """The exception for an update that is not finite; counts it and says what is known. Collective."""
     what = describe(norm, loss, of_all_ranks(look(trainer)))
@@ -158,18 +177,20 @@ def verdict(trainer, norm, loss):
     broken = next((name for name, p in trainer.get_model().named_parameters() if not p.isfinite().all()), None)
     broken = next((name for name in of_all_ranks(broken) if name is not None), None)
     if broken is not None:
-        return FloatingPointError(
-            f"{text}: the weights themselves are not finite (first {broken}), so no update can be made any more; go on "
-            "from a checkpoint that was saved before (--restore-file), with a lower --lr"
+        return NotFinite(
+            text,
+            f"the weights themselves are not finite (first {broken}), so no update can be made any more; go on "
+            "from a checkpoint that was saved before (--restore-file), with a lower --lr",
         )
     if run_setting(trainer.cfg, "on_nonfinite") == "stop":
-        return FloatingPointError(f"{text}: {REMEDY}")
+        return NotFinite(text, REMEDY)
     counts, most = trainer.mhmoe_nonfinite, run_setting(trainer.cfg, "max_nonfinite")
     counts.total, counts.in_a_row = counts.total + 1, counts.in_a_row + 1
     if counts.in_a_row >= most:
-        return FloatingPointError(
-            f"{text}: that makes {counts.in_a_row} updates in a row (--max-nonfinite {most}), which is no accident any "
-            "more; lower --lr, lengthen --warmup-updates, and look at the data of these updates"
+        return NotFinite(
+            text,
+            f"that makes {counts.in_a_row} updates in a row (--max-nonfinite {most}), which is no accident any "
+            "more; lower --lr, lengthen --warmup-updates, and look at the data of these updates",
         )
     if distributed_utils.is_master(trainer.cfg.distributed_training):
         logger.warning(f"{text}: left out, {counts.in_a_row} in a row (--max-nonfinite {most}), {counts.total} in all")
