@@ -16,7 +16,8 @@ PLACEHOLDER = re.compile(
     """,
     re.VERBOSE,
 )
-TAG = re.compile(r"</?[A-Za-z][^<>]{0,500}>|<!--.*?-->", re.DOTALL)
+# A comment reaches from the last "<!--" before its end, so that a text of nothing but beginnings is read once.
+TAG = re.compile(r"</?[A-Za-z][^<>]{0,500}>|<!--(?:(?!<!--).)*?-->", re.DOTALL)
 BLOCK_TAG = re.compile(r"</?(?:br|p|div|li|ul|ol|h\d|tr|td|th|table|dd|dt)\b[^<>]{0,500}>", re.IGNORECASE)
 # What stands for a placeholder; several in a row are one.
 GAP = "…"

@@ -175,3 +175,10 @@ def test_every_page_is_one_record(count, random):
         page().replace("<title>", "<redirect/><title>"),
     ]
     assert len(records(dump(*(random.choice(kinds) for _ in range(count))))) == count
+
+
+@pytest.mark.parametrize("declared", ['<!ENTITY a "aa"><!ENTITY b "&a;&a;">', '<!ENTITY a SYSTEM "file:///etc/hostname">'])
+def test_a_dump_that_declares_entities_is_refused(declared):
+    content = f'<?xml version="1.0"?><!DOCTYPE mediawiki [{declared}]>{dump(page(text="&a;"))}'
+    with pytest.raises(DamagedFile, match="dump.xml: a document type declaration"):
+        records(content)
