@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = Path("runs/analysis")
     parser.add_argument("--output", type=Path, default=default, metavar="FOLDER", help="results (default: %(default)s)")
     parser.add_argument("--figure", default="ppl", help="which of the logged figures (default: %(default)s)")
-    parser.add_argument("--subset", help="which validation subset, such as wikipedia/valid (default: the only one)")
+    subset = "which validation subset, such as wikipedia/valid (default: the only one); or train_inner"
+    parser.add_argument("--subset", help=subset)
     parser.add_argument("--x", nargs="+", choices=AXES, help="panels (default: all that can be had)")
     parser.add_argument("--train", action="store_true", help="draw the training curve, too (thin)")
     parser.add_argument("--log-x", action="store_true", help="logarithmic axes of updates, tokens, FLOPs, time")
@@ -82,7 +83,8 @@ def run(arguments: argparse.Namespace) -> None:
         "groups": [group_content(*item, subset, figure) for item in zip(groups, valid, train)],
     }
     lines = [Line(legend(found, curve, same_end), curve, extra) for found, curve, extra in zip(groups, valid, train)]
-    title = f"validation {FIGURE_NAMES.get(figure, figure)}, {subset}" + (" (thin: training)" if with_train else "")
+    title = f"{FIGURE_NAMES.get(figure, figure)}, {subset}" + (" (thin: training)" if with_train else "")
+    title = title if subset == TRAIN_INNER else f"validation {title}"
     picture = draw_curves(lines, axes, title, figure, arguments.log_x, arguments.log_y, arguments.y_limits)
     write_json(output / "curves.json", content)
     save_png(picture, output / "curves.png")
@@ -140,6 +142,8 @@ def choose_subset(runs: Sequence[Run], asked: str | None, train: bool) -> str:
     Raises:
         ValueError: not validated by every run (unless the training curve is asked for), or several to choose from.
     """
+    if asked == TRAIN_INNER:  # figures that training alone logs, as its speed
+        return asked
     names = list(dict.fromkeys(name for found in runs for name in found.subsets))
     if asked is None and len(names) > 1 and "valid" not in names:
         raise ValueError(f"several validation subsets: {', '.join(names)}; choose one with --subset")

@@ -5,6 +5,7 @@ Shapes: B rows, P patches, T text tokens, M positions, D width, V symbols, C cla
 
 from typing import Any, Dict, List, Optional, Tuple
 
+import torch
 from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
 
@@ -62,12 +63,13 @@ class MHMoEMultimodalModel(BaseFairseqModel):
         """
         return None if self.shape is None else multimodal_cost(self.shape).flops_per_token
 
-    def count_tokens(self, **streams: Any) -> Tuple[Any, int]:
+    def count_tokens(self, **streams: Any) -> Tuple[Tensor, int]:
         """(tokens that the encoder reads, images) of the streams of a step; pads and blank rows do not count.
 
-        An image has a token for itself and one for each patch. The first number is a tensor where there is text.
+        An image has a token for itself and one for each patch. The first number is on the device, whatever streams
+        there are: fairseq adds up tensors and numbers apart, and every rank must have the same of each.
         """
-        tokens, images = 0, 0
+        tokens, images = torch.zeros((), dtype=torch.int64, device=next(self.parameters()).device), 0
         for stream in streams.values():
             if not isinstance(stream, dict) or stream.get("blank"):
                 continue

@@ -103,6 +103,13 @@ def test_several_subsets_need_a_choice(tmp_path, capsys):
     assert json.loads((tmp_path / "out/curves.json").read_text())["subset"] == "wiki/valid"
 
 
+def test_figures_of_training_alone_are_drawn(runs, tmp_path):
+    words = ["--subset", "train_inner", "--figure", "loss", "--output", str(tmp_path / "out")]
+    assert main(["curves", runs[0], *words]) == 0
+    [found] = json.loads((tmp_path / "out/curves.json").read_text())["groups"]
+    assert len(found["valid"]["update"]) > 1
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

@@ -54,6 +54,13 @@ def log_lines(output, tag):
     return [json.loads(line) for line in re.findall(rf"\| {tag} \| (\{{.*\}})$", output, re.MULTILINE)]
 
 
+def read_by(state):
+    """(tokens, images) that all processes read in a training, by what its meters have added up."""
+    [meters] = [meters for name, meters in state["extra_state"]["metrics"].items() if name == "default"]
+    sums = {key: content["sum"] for _, key, _, content in meters if "sum" in content}
+    return sums["_tokens"], sums["_images"]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_train_as_one(name, train):
     (one, whole), (two, spread) = (train(name, processes) for processes in (1, 2))
@@ -64,7 +71,9 @@ def test_two_processes_train_as_one(name, train):
     assert len(parts) == 16
     for part in parts:
         assert column(two, part) == pytest.approx(column(one, part), abs=2e-3, rel=1e-3), part
-    whole, spread = load_merged(whole)["model"], load_merged(spread)["model"]
+    whole, spread = load_merged(whole), load_merged(spread)
+    assert read_by(spread) == pytest.approx(read_by(whole)) and read_by(whole)[1] > 0
+    whole, spread = whole["model"], spread["model"]
     assert spread.keys() == whole.keys()
     for parameter, weights in whole.items():
         torch.testing.assert_close(spread[parameter], weights, rtol=1e-3, atol=1e-4)

@@ -226,3 +226,12 @@ def test_what_the_model_refuses(multimodal, multimodal_task, given, message):
 def test_what_can_not_be_built(multimodal, multimodal_task, heads, sizes, message):
     with pytest.raises(ValueError, match=message):
         multimodal(task=multimodal_task(heads, **sizes))
+
+
+def test_tokens_of_a_step_are_those_that_the_encoder_reads(multimodal, step):
+    model = multimodal()
+    patches = step["image"]["image_mask"].shape[1]
+    tokens, images = model.count_tokens(**step, head=None)
+    assert images == 3 + 2
+    assert int(tokens) == 5 * (1 + patches) + (9 + 9 - 4) + (7 - 3 + 7)  # without pads
+    assert model.count_tokens(pair={**step["pair"], "blank": True}) == (0, 0)

@@ -37,6 +37,7 @@ def shape_of(arch, **changes):
 def count(cfg):
     heads = {"image": {"kind": "codes", "classes": CODES}, "text": {"kind": "text"}}
     task = dict(image_size=224, patch_size=16, max_text_positions=BEIT3_TEXT, model_heads=lambda: heads)
+    task["cost_options"] = lambda: SimpleNamespace(tokens_per_sample=BEIT3_TEXT, **SIZES)
     with torch.device("meta"):
         return MHMoEMultimodalModel.build_model(
             cfg, SimpleNamespace(source_dictionary=Symbols(size=BEIT3_SYMBOLS), **task)
@@ -52,6 +53,7 @@ def test_parameters(arch, changes):
     cfg, shape = shape_of(arch, **changes)
     model, cost = count(cfg), multimodal_cost(shape)
     assert cost.params_total == sum(p.numel() for p in model.parameters())
+    assert cost.flops_per_token == model.training_flops_per_token()
     experts = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
     assert cost.params_expert == experts == cost.params_total - cost.params_non_expert
     assert cost.params_non_expert < cost.params_activated + 1 <= cost.params_total + 1
