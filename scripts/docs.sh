@@ -32,11 +32,11 @@ main() {
   esac
   [[ -x $VENV/bin/mkdocs ]] || die "no mkdocs in $VENV/bin; run bash scripts/setup.sh first, or pip install '.[docs]'"
   cd "$ROOT"
-  export DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1
+  export NO_MKDOCS_2_WARNING=1
   if [[ ${1:-} == serve ]]; then
     exec "$VENV/bin/mkdocs" serve --dev-addr "${2:-127.0.0.1:8000}"
   fi
-  "$VENV/bin/mkdocs" build --strict --quiet --site-dir "$SITE"
+  "$VENV/bin/mkdocs" build --strict --site-dir "$SITE"
   printf 'docs.sh: the site is in %s\n' "$SITE"
 }
 

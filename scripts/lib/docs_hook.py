@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from mkdocs.structure.files import File
+from pymdownx.slugs import slugify
 
 ROOT = Path(__file__).resolve().parents[2]
 # Page of the site: document of the repository.
@@ -24,7 +25,8 @@ PICTURES = (".png", ".svg", ".jpg")
 
 
 def on_config(config):
-    """Leaves pages that are not there out of the navigation."""
+    """Leaves pages that are not there out of the navigation; headings get the anchors that code hosts give them."""
+    config.mdx_configs["toc"] = {**config.mdx_configs.get("toc", {}), "slugify": slugify(case="lower")}
     config.nav = [entry for entry in map(existing, config.nav) if entry]
     return config
 

@@ -36,8 +36,8 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MULTIMODAL_TASKS = ("masked_multimodal", "vqa", "nlvr2", "captioning")  # their criteria have the same names
 MADE_LATER = ("runs/", "data/", "work/", ".venv")
-# of srun, of docs/data.md's demonstrations, and of WikiExtractor
-OF_OTHERS = {"--ntasks-per-node", "--sources", "--json"}
+# of srun, of docs/data.md's demonstrations, of WikiExtractor, and of fairseq-interactive
+OF_OTHERS = {"--ntasks-per-node", "--sources", "--json", "--max-len-b"}
 
 
 def rows_of(section, *columns):
