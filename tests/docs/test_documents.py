@@ -37,7 +37,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MULTIMODAL_TASKS = ("masked_multimodal", "vqa", "nlvr2", "captioning")  # their criteria have the same names
 MADE_LATER = ("runs/", "data/", "work/", ".venv")
 # of srun, of docs/data.md's demonstrations, of WikiExtractor, and of fairseq-interactive
-OF_OTHERS = {"--ntasks-per-node", "--sources", "--json", "--max-len-b"}
+OF_OTHERS = {"--ntasks-per-node", "--sources", "--json", "--max-len-b", "--logdir"}
 
 
 def rows_of(section, *columns):
