@@ -65,6 +65,7 @@ def install():
         routing_reports,
         nonfinite,
         loss_spikes,
+        stop_signals,
         token_checks,
         user_dir,
         weight_decay,

@@ -8,11 +8,13 @@ the same command goes on with it. The exit status is 75 (EX_TEMPFAIL: try again)
 take anything else for a failure and start the ranks again. docs/clusters.md tells it to people.
 """
 
+import functools
 import json
 import logging
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from fairseq import checkpoint_utils
@@ -56,7 +58,7 @@ def call_main(original, cfg, main, **kwargs):
         SystemExit: status 75 after a training that was stopped early, except under torchrun.
         ValueError: --stop-signals names something else.
     """
-    numbers = numbers_of(getattr(getattr(cfg, "model", None), "stop_signals", SIGNALS))
+    numbers = numbers_of_run(cfg)
     if program_of(main) != "train" or not numbers:
         return original(cfg, main, **kwargs)
     if cfg.checkpoint.no_save or cfg.checkpoint.no_last_checkpoints:
@@ -65,12 +67,30 @@ def call_main(original, cfg, main, **kwargs):
     marker = Path(cfg.checkpoint.save_dir, MARKER)
     if distributed_utils.is_master(cfg.distributed_training):
         marker.unlink(missing_ok=True)
-    _Job.requests = Requests(numbers)
+    _Job.requests = Requests(numbers, functools.partial(stop_before_the_start, marker))
     result = original(cfg, Stoppable(main), **kwargs)
     stopped = marker.exists() if _Job.stop is None else _Job.stop.stopped  # None: the ranks are children
     if stopped and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise SystemExit(STATUS)
     return result
+
+
+def numbers_of_run(cfg):
+    """The signals that a run listens to."""
+    return numbers_of(getattr(getattr(cfg, "model", None), "stop_signals", SIGNALS))
+
+
+def stop_before_the_start(marker, name):
+    """Says that nothing was trained or changed, for a process that has not met the others -> its exit status."""
+    with suppress(OSError):  # the thread that calls this has nobody to tell
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        write_text(marker, json.dumps({"updates": None, "signals": [name], "time": now()}) + "\n")
+    return STATUS
+
+
+def now():
+    """The time, for people."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 class Stoppable:
@@ -81,8 +101,9 @@ class Stoppable:
 
     def __call__(self, cfg, **kwargs):
         """Trains on this rank, and leaves or removes the marker."""
-        if _Job.requests is None:
-            _Job.requests = Requests(numbers_of(getattr(cfg.model, "stop_signals", SIGNALS)))
+        if _Job.requests is None:  # a process that fairseq has spawned
+            marker = Path(cfg.checkpoint.save_dir, MARKER)
+            _Job.requests = Requests(numbers_of_run(cfg), functools.partial(stop_before_the_start, marker))
         _Job.requests.is_rank = True
         _Job.stop = stop = Stop(_Job.requests, cfg)
         program = sys.modules[self.main.__module__]
@@ -149,13 +170,13 @@ class Stop:
 
     def describe(self, updates):
         """Notes who was asked and what was reached. Collective."""
-        asked = {f"rank {rank}": name for rank, name in enumerate(of_all_ranks(self.requests.asked)) if name}
-        self.report = {"updates": updates, "signals": asked, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        asked = [f"{name} to rank {rank}" for rank, name in enumerate(of_all_ranks(self.requests.asked)) if name]
+        self.report = {"updates": updates, "signals": asked, "time": now()}
 
     def finish(self, updates):
         """Says that the training ends here."""
         self.stopped = True
-        asked = ", ".join(f"{name} to {rank}" for rank, name in self.report["signals"].items())
+        asked = ", ".join(self.report["signals"])
         logger.info(
             f"stopped early after {updates} updates ({asked}): the same command goes on from there; see {self.marker()}"
         )
@@ -204,7 +225,7 @@ def save_checkpoint(original, cfg, trainer, epoch_itr, val_loss):
 def train(original, cfg, trainer, task, epoch_itr):
     """Trains for one epoch; a request that came while the training was prepared is answered first."""
     stop = _Job.stop
-    if not stop.begun:
+    if stop is not None and not stop.begun:
         stop.begun = True
         stop.ask_all()
         if stop.agreed:
@@ -217,6 +238,8 @@ def train(original, cfg, trainer, task, epoch_itr):
 def validate(original, cfg, trainer, task, epoch_itr, subsets):
     """Validates; when the ranks stop, what was trained is saved before, or in the middle of it."""
     stop = _Job.stop
+    if stop is None:
+        return original(cfg, trainer, task, epoch_itr, subsets)
     stop.save_now, stop.batches = lambda: stop.save(trainer, epoch_itr), 0
     try:
         if stop.agreed:
@@ -242,6 +265,8 @@ def valid_step(original, trainer, *args, **kwargs):
 def validate_and_save(original, cfg, trainer, task, epoch_itr, valid_subsets, end_of_epoch):
     """What follows an update; when the ranks have agreed to stop, that is a checkpoint, and the end."""
     stop, updates = _Job.stop, trainer.get_num_updates()
+    if stop is None:
+        return original(cfg, trainer, task, epoch_itr, valid_subsets, end_of_epoch)
     stop.decide()
     valid_losses, finished = original(cfg, trainer, task, epoch_itr, valid_subsets, end_of_epoch)
     if stop.saved_at == updates:

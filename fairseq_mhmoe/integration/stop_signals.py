@@ -53,12 +53,14 @@ def numbers_of(names):
 class Requests:
     """Listens for signals that ask this process to stop, from its construction to the process's end.
 
+    too_early: f(name of the signal), called when one ends the process before it is a rank; returns the exit status.
     asked: name of the signal that came first; None: none came.
     """
 
     listening = ()  # numbers, in this process and in those that it forks
 
-    def __init__(self, numbers):
+    def __init__(self, numbers, too_early):
+        self.too_early = too_early
         self.asked, self.since = None, None
         self.is_rank = False  # until then a signal ends this process, or goes to the ranks that it has started
         self.numbers = frozenset(numbers)
@@ -85,17 +87,17 @@ class Requests:
             for rank in ranks:
                 os.kill(rank.pid, number)
         elif not self.is_rank:
-            self._end(number, "the training had not begun")
+            self._end(number, "the training had not begun", self.too_early(number.name))
         elif self.asked is None:
             self.asked, self.since = number.name, time.monotonic()
             logger.warning(f"{number.name}: saving and ending after this update; a second signal ends it at once")
         elif time.monotonic() - self.since > ONE_REQUEST:
-            self._end(number, "the second signal")
+            self._end(number, "the second signal", 128 + number)
 
-    def _end(self, number, reason):
+    def _end(self, number, reason, status):
         print(f"{number.name}: ending at once: {reason}", file=sys.stderr, flush=True)
         logging.shutdown()
-        os._exit(128 + number)
+        os._exit(status)
 
 
 def do_nothing(number, frame):
