@@ -72,7 +72,7 @@ find_master() {
   if ((NNODES == 1)); then
     MASTER_ADDR=127.0.0.1
   elif [[ -n ${SLURM_JOB_NODELIST:-} ]] && command -v scontrol >/dev/null; then
-    MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
   elif ((DRY_RUN)); then
     note "MASTER_ADDR is not set: shown as 127.0.0.1"
     MASTER_ADDR=127.0.0.1
