@@ -76,8 +76,9 @@ def compute_splits(arguments: argparse.Namespace) -> None:
     """Compute what is missing, split by split; ValueError for options, images and tokenizers that can't be used."""
     share = read_share(arguments.share)
     for name, least in (("image_size", 1), ("batch_size", 1), ("part", 1), ("num_workers", 0)):
-        if getattr(arguments, name) < least:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: expected {least} or more")
+        value = getattr(arguments, name)
+        if value < least:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: expected a whole number of {least} or more")
     splits = arguments.splits or list(read_image_manifest(arguments.folder)["splits"])
     tokenizer = load_tokenizer(arguments.image_tokenizer)
     fingerprint = tokenizer.fingerprint()

@@ -138,7 +138,7 @@ def test_a_changed_file_is_noticed(own, tokenizer):
     [
         (["--share", "2/2"], "--share 2/2: expected I/N"),
         (["--share", "x"], "--share x: expected I/N"),
-        (["--part", "0"], "--part 0: expected 1 or more"),
+        (["--part", "0"], "--part 0: expected a whole number of 1 or more"),
         (["--splits", "train", "tset"], "no split 'tset'"),
         (["--device", "tpu"], "--device tpu"),
         (["--image-size", "30"], "multiple of 8"),
