@@ -83,6 +83,7 @@ find_master() {
 # Sets LAUNCHER and DEVICE_OPTIONS.
 build_launcher() {
   local ranks=$((NGPUS * NNODES))
+  MAX_RESTARTS=${MAX_RESTARTS:-0} # the scripts of pre-training have no such setting of their own
   # Always given: fairseq otherwise takes every GPU that it sees.
   DEVICE_OPTIONS=(--distributed-world-size "$ranks")
   if [[ $DEVICE == cpu ]]; then
