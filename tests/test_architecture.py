@@ -24,7 +24,7 @@ LEAVES = {"evaluation", "analysis", "export", "cli"}
 ALLOWED = {
     "moe": (set(), {"torch"}),
     "checkpoint": (set(), {"torch"}),
-    "integration": ({"checkpoint", "moe"}, {"torch", "fairseq", "numpy", "omegaconf"}),
+    "integration": ({"checkpoint", "moe"}, {"torch", "fairseq", "numpy", "omegaconf", "wandb"}),
     "models": ({"moe"}, None),
     "criterions": ({"moe"}, None),
     "vision": (set(), {"torch"}),
