@@ -28,7 +28,7 @@ LONGEST = """
     cli/test_demo cli/test_reproduce data_prep/test_pipeline distributed/test_equality distributed/test_resume
     distributed/test_masked_multimodal end_to_end/test_masked_multimodal cli/test_evaluate_multimodal
     benchmarks/test_moe_layer distributed/test_launch data_prep/test_demo_english integration/test_user_dir
-    scripts/test_train_image_tokenizer_command end_to_end/test_finetuning
+    docs/test_blocks scripts/test_train_image_tokenizer_command end_to_end/test_finetuning
     benchmarks/test_data_preparation scripts/test_run_training scripts/test_pretrain_training
     end_to_end/test_train_and_evaluate distributed/test_failures end_to_end/test_precision_and_steps
     integration/test_resume test_paper_configs end_to_end/test_bad_input tasks/test_gpt_batches
@@ -37,6 +37,7 @@ LONGEST = """
     end_to_end/test_bitnet end_to_end/test_sources integration/test_weight_decay
     vision/test_training distributed/test_other_weights end_to_end/test_multimodal_input end_to_end/test_captioning
     integration/test_layer_decay tasks/test_masked_multimodal distributed/test_finetuning
+    examples/test_custom_router
 """.split()
 
 WORDS = (
