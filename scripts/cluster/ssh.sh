@@ -89,7 +89,7 @@ finish() {
 
 main() {
   read -r -a hosts <<<"$HOSTS"
-  ((${#hosts[@]} > 0)) || die 'HOSTS is empty; give names that ssh knows, for example HOSTS="node0 node1"'
+  [[ -n ${HOSTS// /} ]] || die "HOSTS is empty; give names that ssh knows, for example HOSTS='node0 node1'"
   local i
   for i in "${!hosts[@]}"; do
     printf 'ssh %s %q\n' "${hosts[i]}" "$(remote_line "$i" "$@")"

@@ -37,7 +37,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MULTIMODAL_TASKS = ("masked_multimodal", "vqa", "nlvr2", "captioning")  # their criteria have the same names
 MADE_LATER = ("runs/", "data/", "work/", ".venv")
 # of srun, of docs/data.md's demonstrations, of WikiExtractor, and of fairseq-interactive
-OF_OTHERS = {"--ntasks-per-node", "--sources", "--json", "--max-len-b", "--logdir"}
+OF_OTHERS = {"--ntasks-per-node", "--requeue", "--signal", "--batch", "--sources", "--json", "--max-len-b", "--logdir"}
 
 
 def rows_of(section, *columns):
@@ -79,6 +79,7 @@ def test_the_configurations_of_a_table_exist():
 def test_named_files_exist(document):
     names = re.findall(r"(?:`|\()((?:[\w-]+/)+[\w.-]*|[\w-]+\.(?:sh|md|toml|txt|cff))(?:`|\))", document.read_text())
     roots = (ROOT, ROOT / "docs", ROOT / "fairseq_mhmoe", ROOT / "tests", ROOT / "scripts", ROOT / "fairseq_mhmoe/cli")
+    roots += (ROOT / "scripts/cluster",)
     missing = [
         name
         for name in names

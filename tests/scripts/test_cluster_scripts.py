@@ -19,7 +19,7 @@ marker=$SAVE_DIR/stopped_early.json
 for name in USR1 TERM; do
   trap 'echo "got SIG'$name'" >>"$NOTES"; touch "$marker"; exit 75' "$name"
 done
-touch "$NOTES.started"
+echo $$ >"$NOTES.pid"; touch "$NOTES.started"
 case $TRAINING in
   wait) for ((i = 0; i < 1200; i++)); do sleep 0.05; done ;;
   fail) exit 3 ;;
@@ -27,6 +27,7 @@ esac
 """
 NOTE = '#!/usr/bin/env bash\nprintf "%s\\n" "$0 $*" >>"$NOTES"\n'
 SCONTROL = NOTE + '[[ $1 != show ]] || printf "node7\\nnode8\\n"\n'
+SCANCEL = NOTE + 'kill -TERM "$(cat "$NOTES.pid")"\n'
 # a host of its own: runs the line here
 SSH = NOTE + 'bash -c "${*: -1}"\n'
 
@@ -39,7 +40,7 @@ def place(tmp_path):
         folder.mkdir(parents=True)
     (tmp_path / "data/dict.txt").touch()
     (tmp_path / "hosts.txt").write_text("# hosts\nnode7 slots=2\nnode8 slots=2\n")
-    texts = {"srun": STAND_IN, "mpirun": STAND_IN, "scontrol": SCONTROL, "ssh": SSH}
+    texts = {"srun": STAND_IN, "mpirun": STAND_IN, "scontrol": SCONTROL, "scancel": SCANCEL, "ssh": SSH}
     for path, text in [*((programs / name, text) for name, text in texts.items()), (venv / "torchrun", STAND_IN)]:
         path.write_text(text)
         path.chmod(0o755)
