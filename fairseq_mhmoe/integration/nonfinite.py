@@ -194,6 +194,8 @@ def verdict(trainer, norm, loss):
         )
     if distributed_utils.is_master(trainer.cfg.distributed_training):
         logger.warning(f"{text}: left out, {counts.in_a_row} in a row (--max-nonfinite {most}), {counts.total} in all")
+    if hasattr(trainer.optimizer, "_multiply_factor"):
+        trainer.optimizer._multiply_factor = 1.0  # in bfloat16 only a step takes this update's factor away
     return OverflowError("the update is left out (--on-nonfinite skip)")
 
 

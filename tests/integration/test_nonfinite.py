@@ -23,7 +23,9 @@ SKIP = ("--on-nonfinite", "skip", "--max-nonfinite", "3")
 PRECISIONS = {
     "fp32": ["--store-ema"],
     "clipped fp32": ["--clip-norm", "0.1"],
-    "bf16": ["--bf16"],
+    "bf16": ["--bf16", "--optimizer", "sgd", "--lr", "0.5"],
+    "clipped bf16": ["--bf16", "--clip-norm", "0.1"],
+    "memory-efficient bf16": ["--memory-efficient-bf16"],
     "fp16": ["--fp16", "--fp16-init-scale", "4"],
     "memory-efficient fp16": ["--memory-efficient-fp16", "--fp16-init-scale", "4"],
 }
