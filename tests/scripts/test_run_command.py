@@ -290,9 +290,16 @@ def test_help_explains_every_argument_and_variable():
     for name in "NGPUS NNODES SAVE_DIR BATCH LR EXPERTS TOPK FREQ OPTIONS".split():
         assert f"\n  {name} " in text
     variables = re.findall(r"^  ([A-Z_]+)=\$\{\1:-", (ROOT / "scripts/lib/arguments.sh").read_text(), re.MULTILINE)
-    assert len(variables) == 15
+    assert len(variables) == 16
     for name in [*variables, "VENV", "DRY_RUN", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"]:
         assert f"\n  {name} " in text
+
+
+def test_torchrun_may_start_failed_processes_again():
+    words = dry_run("1", "1", "runs/x", "8", "1e-3", "8", "2", "2", MAX_RESTARTS="3")
+    assert words[0].endswith("torchrun") and value(words, "--max-restarts") == "3"
+    assert "--max-restarts" not in dry_run(*PUBLISHED)
+    assert run(*PUBLISHED, DRY_RUN="1", MAX_RESTARTS="-1").returncode == 2
 
 
 def test_demonstration_shows_its_command():
