@@ -48,6 +48,8 @@ def become(call, settings, output, source=os.devnull):
     os.dup2(os.open(source, os.O_RDONLY), 0)
     sys.stdin = open(0)
     os.environ.update(settings)
+    folders = settings.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path += [folder for folder in folders if folder and folder not in sys.path]
     os.chdir(ROOT)
     multiprocessing.set_start_method("fork", force=True)  # a new program's, for its data workers; ours is "forkserver"
     function, arguments = call

@@ -1,15 +1,31 @@
-"""The real package wandb, offline: what two starts of a training leave behind. Skipped where it is not installed.
+"""The real package wandb, offline: what two starts of a training leave behind.
 
-It is no part of the tests' packages: fairseq imports it into every process of an environment that has it.
+fairseq imports it into every process of an environment that has it, so it lies in a folder of its own, which
+scripts/test.sh fills.
 """
 
 import json
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
-from ..conftest import TINY_MODELS, TINY_TRAINING
+from ..conftest import ROOT, TINY_MODELS, TINY_TRAINING
 
-pytest.importorskip("wandb")
+TRACKERS = Path(sys.prefix, "trackers")
+
+pytestmark = pytest.mark.skipif(
+    not (TRACKERS / "wandb").is_dir(), reason="no wandb beside the environment; bash scripts/test.sh puts it there"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trackers():
+    """Its folder is looked through last: what the environment has is taken from there."""
+    sys.path.append(str(TRACKERS))
+    yield
+    sys.path.remove(str(TRACKERS))
 
 
 def records(folder):
@@ -35,12 +51,13 @@ def records(folder):
 
 
 @pytest.fixture(scope="module")
-def offline(tmp_path_factory, tiny_data_dir, run_cli):
+def offline(tmp_path_factory, tiny_data_dir, run_cli, trackers):
     """What a training of 2 updates wrote, and 2 more after a second start."""
     folder = tmp_path_factory.mktemp("wandb") / "run"
     words = [*TINY_TRAINING, *TINY_MODELS["mhmoe"], "--save-dir", folder, "--log-interval", 1, "--peak-tflops", 1]
     words += ["--wandb-project", "moe", "--log-format", "simple"]
     environment = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(TRACKERS)))
     for updates in (2, 4):
         result = run_cli("fairseq-train", tiny_data_dir, *words, "--max-update", updates, **environment)
         assert "Weights & Biases: run" in result.stdout and "the training goes on" not in result.stdout
