@@ -2,10 +2,8 @@
 
 import importlib
 import json
-import warnings
 
-warnings.simplefilter("ignore")
-import torch  # noqa: E402
+import torch
 
 
 def reason(name):
@@ -32,21 +30,24 @@ def devices():
     return rows, ""
 
 
-found, why = devices()
-apex = reason("apex")
-print(
-    json.dumps(
-        {
-            "version": torch.__version__,
-            "cuda": torch.version.cuda,
-            "architectures": torch.cuda.get_arch_list(),
-            "devices": found,
-            "why": why,
-            "nccl": torch.distributed.is_available() and torch.distributed.is_nccl_available(),
-            "gloo": torch.distributed.is_available() and torch.distributed.is_gloo_available(),
-            "threads": torch.get_num_threads(),
-            "imports": {name: reason(name) for name in ("fairseq", "fairseq.libbase", "torchscale", "fairseq_mhmoe")},
-            "apex": None if apex.startswith("ModuleNotFoundError: No module named 'apex'") else apex,
-        }
-    )
-)
+def main():
+    """Prints the facts."""
+    found, why = devices()
+    apex = reason("apex")
+    facts = {
+        "version": torch.__version__,
+        "cuda": torch.version.cuda,
+        "architectures": torch.cuda.get_arch_list(),
+        "devices": found,
+        "why": why,
+        "nccl": torch.distributed.is_available() and torch.distributed.is_nccl_available(),
+        "gloo": torch.distributed.is_available() and torch.distributed.is_gloo_available(),
+        "threads": torch.get_num_threads(),
+        "imports": {name: reason(name) for name in ("fairseq", "fairseq.libbase", "torchscale", "fairseq_mhmoe")},
+        "apex": None if apex.startswith("ModuleNotFoundError: No module named 'apex'") else apex,
+    }
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()
