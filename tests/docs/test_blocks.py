@@ -77,7 +77,7 @@ def run(text, service, makers, tmp_path, language="bash"):
         ("bash scripts/rum.sh", "scripts/rum.sh: No such file"),
         ("bash scripts/reproduce.sh english --ablation hands", "invalid choice: 'hands'"),
         ("SIZE=huge bash scripts/run_english.sh", "SIZE is 'huge'"),
-        ("torchrun --nprocs 8 train.py", "torchrun"),
+        ("torchrun --nprocs 8 train.py", "unrecognized arguments: --nprocs"),
         ("pip install 'fairseq-mhmoe[exports]'", "no extra {'exports'}"),
         ("cp none.txt other.txt", "none.txt"),
         ("mhmoe-analyze ...", "'...' stands for nothing"),

@@ -49,6 +49,8 @@ def check(words: list[str]) -> None:
         return None
     if rest[0] == "-m" and rest[1] in WITHOUT_PARSER and len(rest) - 2 == WITHOUT_PARSER[rest[1]]:
         return None
+    if rest[0] == "-m" and rest[1].split(".")[0] in programs.OURS:
+        return parse_only(programs.our_module, rest[1], rest[2:])
     return parse_only(programs.run, [name, *rest])
 
 

@@ -21,6 +21,7 @@ GIVEN = {
     "data/coco": "coco",
     "data/zero-shot": "zero_shot",
     "dumps": "dumps",
+    "data/raw": "raw",
     "SlimPajama-627B/train": "slimpajama",
     "redpajama": "original",
     "old-data": "original",

@@ -77,6 +77,9 @@ class Makers:
         for number, name in enumerate(("enwiki-1.xml-p1.bz2", "dewiki-1.xml.bz2")):
             self.write_dump(target / name, self.articles(60, seed=number))
 
+    def make_raw(self, target):
+        official.write_json_lines(target / "0.jsonl.zst", self.texts(0), {})
+
     def make_slimpajama(self, target):
         for number, name in enumerate(("book", "arxiv")):
             fields = {"meta": {"redpajama_set_name": name}}

@@ -42,6 +42,7 @@ SIZES = {
     "hydra language": HYDRA_LANGUAGE,
     "hydra experts": "model.moe_ffn_dim=16",
     "data_prep": "--workers 1 --min-chars 20 --valid-share 0.1 --test-share 0.1",
+    "data_prep vocabulary": "--vocab-size 320",
     "data_prep.images": "--workers 1 --valid-share 0.2 --test-share 0.2",
     "mhmoe-lm-eval": LM_EVAL,
     "fairseq_mhmoe.cli.lm_eval": LM_EVAL,
@@ -100,6 +101,8 @@ def keys(program: str, words: list[str]) -> list[str]:
         return ["hydra", f"hydra {kind}", *(["hydra experts"] if "dense" not in name else [])]
     if program == "mhmoe-analyze":
         return [program, f"{program} {words[0] if words else ''}"]
+    if program == "data_prep" and not {"--vocab-size", "--tokenizer"} & set(words):
+        return [program, "data_prep vocabulary"]
     return [program]
 
 
