@@ -12,6 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from fairseq_mhmoe.moe import MoEConfig, MoELayer
 from fairseq_mhmoe.moe.cost import moe_layer_cost
 
+from ..torch_features import needs_grouped_mm
+
+pytestmark = needs_grouped_mm
 ROOT = Path(__file__).resolve().parents[2]
 TINY = MoEConfig(32, 4, 16, top_k=2, heads=2, activation="swiglu", bias=False)
 BIASED = MoEConfig(32, 4, 16, top_k=2, heads=2)

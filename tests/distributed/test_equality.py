@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ..torch_features import available
 from . import harness
 from .harness import UPDATES, Case, assert_equal_training, gathered, train
 from .launcher import python_ranks
@@ -64,7 +65,7 @@ CASES = {
 SINGLE = dict(dtype=torch.float32, experts=4)
 BACKEND_CASES = {
     f"{name}, {exchange}": Case(2, layer=dict(backend=name, top_k=2, **rules), pads=(0.3, 0.0), **SINGLE, **UNEVEN)
-    for name in ("loop", "grouped_mm")
+    for name in available("loop", "grouped_mm")
     for exchange, rules in (("by counts", {}), ("by capacity", BY_CAPACITY))
 }
 GLOBAL = dict(balance_scope="global")

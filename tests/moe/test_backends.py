@@ -8,7 +8,10 @@ import torch
 from fairseq_mhmoe.moe import backends
 from fairseq_mhmoe.moe.backends import choose_backend
 
+from ..torch_features import needs_grouped_mm
 
+
+@needs_grouped_mm
 def test_automatic_choice_avoids_what_grouped_mm_can_not_do():
     meta = torch.device("meta")  # the one device of these tests on which grouped_mm is preferred
     assert choose_backend("auto", torch.zeros(4, 8, device=meta), [8, 16]) == "grouped_mm"
@@ -23,7 +26,7 @@ def test_automatic_choice_avoids_what_grouped_mm_can_not_do():
     [
         ((7, 0), torch.float16, "loop"),
         ((8, 0), torch.bfloat16, "loop"),
-        ((9, 0), torch.bfloat16, "grouped_mm"),
+        pytest.param((9, 0), torch.bfloat16, "grouped_mm", marks=needs_grouped_mm),
         ((9, 0), torch.float16, "loop"),
         ((10, 0), torch.bfloat16, "loop"),
         ((12, 0), torch.bfloat16, "loop"),
@@ -56,6 +59,7 @@ def test_an_older_torch_has_no_grouped_mm(monkeypatch):
         choose_backend("grouped_mm", torch.zeros(4, 8), [8])
 
 
+@needs_grouped_mm
 def test_the_choice_is_logged_once(caplog):
     backends._log_choice.cache_clear()
     with caplog.at_level(logging.INFO, logger=backends.__name__):

@@ -9,10 +9,12 @@ from fairseq_mhmoe.moe.dispatch import make_plan
 from fairseq_mhmoe.moe.expert_ffn import Source
 from fairseq_mhmoe.moe.experts import StackedExperts
 
+from ..torch_features import GROUPED_MM, available
+
 D, F = 8, 12
 BITNET = Quantization(inputs=True, weights=True)
 BITS = dict(input_bits=8, weight_bits=1)
-WAYS = [("loop", False), ("grouped_mm", False), ("bmm", False), ("loop", True), ("grouped_mm", True), ("bmm", True)]
+WAYS = [(name, recompute) for recompute in (False, True) for name in available("loop", "grouped_mm", "bmm")]
 CHOICES = torch.tensor([[0, 3], [2, 0], [4, 2], [0, 2], [4, 4], [3, 0]])  # N = 4; 4: no expert; expert 1 gets none
 
 
@@ -161,7 +163,7 @@ def bound(config, tokens, itemsize):
     return itemsize * (tokens * config.d_model + rows * (d + inner + config.ffn_dim + d))
 
 
-@pytest.mark.parametrize("backend", ["loop", "grouped_mm"])
+@pytest.mark.parametrize("backend", ["loop", GROUPED_MM])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     "sizes",  # D, N, F, K, H: the papers' shapes, a third as wide

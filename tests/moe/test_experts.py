@@ -8,6 +8,7 @@ from torch import nn
 from fairseq_mhmoe.moe.bitlinear import Quantization
 from fairseq_mhmoe.moe.experts import StackedExperts
 
+from ..torch_features import GROUPED_MM, needs_grouped_mm
 from .reference import int8_rows, ternary
 
 BITNET = Quantization(inputs=True, weights=True)
@@ -38,7 +39,7 @@ def separate(experts: StackedExperts, x: torch.Tensor, sizes) -> torch.Tensor:
 @pytest.mark.parametrize("activation", ["relu", "gelu", "swiglu"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("subln, rms_norm", [(False, False), (True, False), (True, True)])
-@pytest.mark.parametrize("backend", ["loop", "grouped_mm"])
+@pytest.mark.parametrize("backend", ["loop", GROUPED_MM])
 def test_equal_to_separate_networks(activation, bias, subln, rms_norm, backend):
     assert_equal_to_separate_networks(activation, bias, subln, rms_norm, backend=backend)
 
@@ -46,7 +47,10 @@ def test_equal_to_separate_networks(activation, bias, subln, rms_norm, backend):
 # relu has a bias: sums of a few levels are often zero, or nearly, where its gradient jumps
 @pytest.mark.parametrize("activation, bias", [("relu", True), ("gelu", False), ("swiglu", True), ("swiglu", False)])
 @pytest.mark.parametrize("subln", [False, True])
-@pytest.mark.parametrize("backend, recompute", [("loop", False), ("loop", True), ("grouped_mm", False), ("bmm", True)])
+@pytest.mark.parametrize(
+    "backend, recompute",
+    [("loop", False), ("loop", True), pytest.param("grouped_mm", False, marks=needs_grouped_mm), ("bmm", True)],
+)
 def test_quantised_experts_equal_separate_networks(activation, bias, subln, backend, recompute):
     how = dict(backend=backend, recompute=recompute, quantization=BITNET)
     assert_equal_to_separate_networks(activation, bias, subln, rms_norm=True, **how)
@@ -82,7 +86,7 @@ def test_one_side_can_be_quantised_alone(quantization, recompute):
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["loop", "grouped_mm", "bmm"])
+@pytest.mark.parametrize("backend", ["loop", GROUPED_MM, "bmm"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_rows_meet_ternary_weights_of_full_precision_masters(dtype, backend):
     torch.manual_seed(0)

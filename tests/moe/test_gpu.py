@@ -11,6 +11,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from fairseq_mhmoe.moe import MoEConfig, MoELayer, backends
 
+from ..torch_features import GROUPED_MM, needs_grouped_mm
+
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SIZES = dict(d_model=64, num_experts=8, ffn_dim=96, top_k=2)
 RULES = {
@@ -23,6 +25,7 @@ RULES = {
 BITNET = dict(RULES["swiglu"], input_bits=8, weight_bits=1)
 # Rules of the layer under which a back end need not wait, and the type that it takes.
 WITHOUT_WAITING = {"auto": {}, "grouped_mm": {}, "bmm": dict(capacity_factor=1.25)}
+NOT_WAITING = [pytest.param("auto", marks=needs_grouped_mm), GROUPED_MM, "bmm"]
 
 
 def capability():
@@ -86,7 +89,7 @@ def forward_on_fake_gpu(backend, rules):
         return layer.to("cuda")(x, torch.zeros(2, 16, dtype=torch.bool, device="cuda"))[0]
 
 
-@pytest.mark.parametrize("backend", WITHOUT_WAITING)
+@pytest.mark.parametrize("backend", NOT_WAITING)
 @pytest.mark.parametrize("rules", [*RULES.values(), BITNET], ids=[*RULES, "BitNet"])
 def test_forward_on_a_gpu_asks_for_no_value(h100, backend, rules):
     y = forward_on_fake_gpu(backend, {**rules, **WITHOUT_WAITING[backend]})
@@ -102,7 +105,7 @@ def test_fake_gpu_notices_who_asks(h100, backend, rules):
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("backend", WITHOUT_WAITING)
+@pytest.mark.parametrize("backend", NOT_WAITING)
 def test_host_does_not_wait(backend, recompute, sync_debug_mode):
     if backend != "bmm" and capability()[0] != 9:
         pytest.skip(f"torch has a grouped kernel for capability 9, not {capability()[0]}")
@@ -132,7 +135,7 @@ def test_loop_waits_once(rules, sync_debug_mode):
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("backend", ["loop", "grouped_mm", "bmm", "auto"])
+@pytest.mark.parametrize("backend", ["loop", GROUPED_MM, "bmm", "auto"])
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
 def test_float32_equals_the_cpu(rules, backend, recompute, without_tf32):
     layer = build(heads=2, backend="loop", **rules)
@@ -146,7 +149,7 @@ def test_float32_equals_the_cpu(rules, backend, recompute, without_tf32):
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("backend", ["loop", "grouped_mm", "bmm", "auto"])
+@pytest.mark.parametrize("backend", ["loop", GROUPED_MM, "bmm", "auto"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 def test_half_precision_is_close_to_the_cpu(dtype, backend):
     if dtype == torch.bfloat16 and capability()[0] < 8:
@@ -164,7 +167,7 @@ def test_half_precision_is_close_to_the_cpu(dtype, backend):
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("backend", ["loop", "grouped_mm", "bmm"])
+@pytest.mark.parametrize("backend", ["loop", GROUPED_MM, "bmm"])
 def test_experts_without_rows_get_zero_gradients(backend):
     # torch's grouped kernel has left something else there on some devices (PyTorch issue 172439)
     layer = build(half_precision(), backend=backend, **RULES["swiglu"]).cuda()
@@ -182,7 +185,7 @@ def test_experts_without_rows_get_zero_gradients(backend):
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("backend", ["loop", "grouped_mm", "bmm"])
+@pytest.mark.parametrize("backend", ["loop", GROUPED_MM, "bmm"])
 def test_same_numbers_every_time(backend):
     layer = build(half_precision(), heads=2, backend=backend, **RULES["gelu, biases"]).cuda()
     x = torch.randn(8, 512, SIZES["d_model"], device="cuda", dtype=half_precision())

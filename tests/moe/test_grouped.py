@@ -7,6 +7,8 @@ from fairseq_mhmoe.moe import grouped
 from fairseq_mhmoe.moe.expert_ffn import lay_out, make_slots
 from fairseq_mhmoe.moe.grouped import BatchedProducts, GroupedMMProducts, LoopProducts
 
+from ..torch_features import GROUPED_MM, needs_grouped_mm
+
 IN, OUT = 8, 16
 COUNTS = [([3, 1, 4], 0), ([3, 1, 4], 3), ([0, 5, 0], 0), ([0, 5, 0], 3), ([0, 0, 0], 3), ([7, 0, 0], 0)]
 
@@ -33,7 +35,7 @@ def everything(products, dtype, counts, rows):
 
 
 @pytest.mark.parametrize("counts, tail", COUNTS)
-@pytest.mark.parametrize("backend", ["loop", "grouped_mm"])
+@pytest.mark.parametrize("backend", ["loop", GROUPED_MM])
 def test_equal_one_linear_layer_a_group(backend, counts, tail):
     rows = sum(counts) + tail
     ours, (x, grad, weight, bias) = everything(products_of(backend, counts, rows), torch.float32, counts, rows)
@@ -50,6 +52,7 @@ def test_equal_one_linear_layer_a_group(backend, counts, tail):
         torch.testing.assert_close(ours[name], expected, rtol=1e-6, atol=1e-6, msg=name)
 
 
+@needs_grouped_mm
 @pytest.mark.parametrize("counts, tail", COUNTS)
 def test_half_precision_agrees_too(counts, tail):
     rows = sum(counts) + tail
@@ -67,7 +70,7 @@ def test_batched_products_of_equal_groups_equal_the_loop():
         torch.testing.assert_close(batched[name], expected, rtol=1e-6, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("backend", ["loop", "grouped_mm"])
+@pytest.mark.parametrize("backend", ["loop", GROUPED_MM])
 def test_each_row_knows_its_group(backend):
     assert products_of(backend, [2, 0, 1], 5).row_group().tolist() == [0, 0, 2, 2, 2]
 
