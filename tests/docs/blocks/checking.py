@@ -28,8 +28,17 @@ def check(words: list[str]) -> None:
     """Ends with SystemExit, or an exception, if the program would not understand these words."""
     name, *rest = words
     name = Path(name).name
+    if name == "srun":
+        from .clusters import SLURM, SLURM_FLAGS, take_options  # uses this module
+
+        return check(take_options("srun", rest, SLURM, SLURM_FLAGS)[1])
+    if name == "ssh":
+        words = shlex.split(" ".join(rest[1:]))
+        return check(without_variables(words[words.index("exec") + 1 :]))
     if name == "torchrun":
         given = programs.get_args_parser().parse_args(rest)
+        if given.no_python:  # bash scripts/cluster/elastic.sh --rank WORDS
+            return check(["fairseq-train", *given.training_script_args[2:]])
         inner = ["python", "-m"] if given.module else []
         return check([*inner, given.training_script, *given.training_script_args])
     programs.accept_user_dir()
@@ -52,6 +61,14 @@ def check(words: list[str]) -> None:
     if rest[0] == "-m" and rest[1].split(".")[0] in programs.OURS:
         return parse_only(programs.our_module, rest[1], rest[2:])
     return parse_only(programs.run, [name, *rest])
+
+
+def without_variables(words: list[str]) -> list[str]:
+    """A command behind `env` and what is set for it."""
+    words = words[1:] if words[:1] == ["env"] else list(words)
+    while words and re.match(r"[A-Za-z_]\w*=", words[0]):
+        del words[0]
+    return words
 
 
 def check_tasks(words: list[str]) -> None:
@@ -88,12 +105,10 @@ def check_lines(text: str) -> int:
     """Checks every line that a script has printed as a command -> how many."""
     count = 0
     for line in text.splitlines():
-        words = shlex.split(line, comments=True)
-        while words and re.match(r"[A-Za-z_]\w*=", words[0]):
-            del words[0]
+        words = without_variables(shlex.split(line, comments=True))
         if not words:
             continue
-        if Path(words[0]).name not in (*programs.names(), "torchrun"):
+        if Path(words[0]).name not in (*programs.names(), "srun", "ssh"):
             raise SystemExit(f"printed, but not a command: {line}")
         check(words)
         count += 1

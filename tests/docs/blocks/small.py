@@ -42,8 +42,9 @@ SIZES = {
     "hydra language": HYDRA_LANGUAGE,
     "hydra experts": "model.moe_ffn_dim=16",
     "data_prep": "--workers 1 --min-chars 20 --valid-share 0.1 --test-share 0.1",
-    "data_prep vocabulary": "--vocab-size 320",
+    "data_prep vocabulary": "--vocab-size 400",
     "data_prep.images": "--workers 1 --valid-share 0.2 --test-share 0.2",
+    "fairseq_mhmoe.cli.evaluate_multimodal": "--split valid",  # all that the folder here has
     "mhmoe-lm-eval": LM_EVAL,
     "fairseq_mhmoe.cli.lm_eval": LM_EVAL,
     "fairseq_mhmoe.cli.train_image_tokenizer": "--image-size 16 --codes 5 --width 8 --steps 2 --batch-size 2",
