@@ -33,11 +33,12 @@ from fairseq_mhmoe.models.multimodal_options import MHMoEMultimodalConfig
 from fairseq_mhmoe.models.options import MHMoELanguageModelConfig
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MULTIMODAL_TASKS = ("masked_multimodal", "vqa", "nlvr2", "captioning")  # their criteria have the same names
 MADE_LATER = ("runs/", "data/", "work/", ".venv")
 # of srun, of docs/data.md's demonstrations, of WikiExtractor, and of fairseq-interactive
 OF_OTHERS = {"--ntasks-per-node", "--requeue", "--signal", "--batch", "--sources", "--json", "--max-len-b", "--logdir"}
+OF_OTHERS |= {"--gpus", "--languages", "--map-by"}  # of docker, of docs/data.md's demonstrations, of mpirun
 
 
 def rows_of(section, *columns):
