@@ -11,8 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_mhmoe.moe import MoEConfig, MoELayer
 from fairseq_mhmoe.moe.cost import moe_layer_cost
-
-from ..torch_features import needs_grouped_mm
+from tests.torch_features import needs_grouped_mm
 
 pytestmark = needs_grouped_mm
 ROOT = Path(__file__).resolve().parents[2]

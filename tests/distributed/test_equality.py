@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ..torch_features import available
+from tests.torch_features import available
+
 from . import harness
 from .harness import UPDATES, Case, assert_equal_training, gathered, train
 from .launcher import python_ranks

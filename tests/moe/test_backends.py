@@ -7,8 +7,7 @@ import torch
 
 from fairseq_mhmoe.moe import backends
 from fairseq_mhmoe.moe.backends import choose_backend
-
-from ..torch_features import needs_grouped_mm
+from tests.torch_features import needs_grouped_mm
 
 
 @needs_grouped_mm

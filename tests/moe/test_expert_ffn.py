@@ -8,8 +8,7 @@ from fairseq_mhmoe.moe.bitlinear import Quantization
 from fairseq_mhmoe.moe.dispatch import make_plan
 from fairseq_mhmoe.moe.expert_ffn import Source
 from fairseq_mhmoe.moe.experts import StackedExperts
-
-from ..torch_features import GROUPED_MM, available
+from tests.torch_features import GROUPED_MM, available
 
 D, F = 8, 12
 BITNET = Quantization(inputs=True, weights=True)

@@ -7,8 +7,8 @@ from torch import nn
 
 from fairseq_mhmoe.moe.bitlinear import Quantization
 from fairseq_mhmoe.moe.experts import StackedExperts
+from tests.torch_features import GROUPED_MM, needs_grouped_mm
 
-from ..torch_features import GROUPED_MM, needs_grouped_mm
 from .reference import int8_rows, ternary
 
 BITNET = Quantization(inputs=True, weights=True)

@@ -10,8 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from fairseq_mhmoe.moe import MoEConfig, MoELayer, backends
-
-from ..torch_features import GROUPED_MM, needs_grouped_mm
+from tests.torch_features import GROUPED_MM, needs_grouped_mm
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SIZES = dict(d_model=64, num_experts=8, ffn_dim=96, top_k=2)

@@ -6,8 +6,7 @@ import torch
 from fairseq_mhmoe.moe import grouped
 from fairseq_mhmoe.moe.expert_ffn import lay_out, make_slots
 from fairseq_mhmoe.moe.grouped import BatchedProducts, GroupedMMProducts, LoopProducts
-
-from ..torch_features import GROUPED_MM, needs_grouped_mm
+from tests.torch_features import GROUPED_MM, needs_grouped_mm
 
 IN, OUT = 8, 16
 COUNTS = [([3, 1, 4], 0), ([3, 1, 4], 3), ([0, 5, 0], 0), ([0, 5, 0], 3), ([0, 0, 0], 3), ([7, 0, 0], 0)]
