@@ -8,7 +8,6 @@ import platform
 import pwd
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -66,9 +65,12 @@ class FreshUser:
             )
             self.name = self.made = name
         (self.home / "tmp").mkdir()
+        self.take(self.home)
+
+    def take(self, folder: Path) -> None:
+        """Makes a folder and all in it this user's."""
         if self.made:
-            for path in (self.home, self.home / "tmp"):
-                shutil.chown(str(path), name, name)
+            subprocess.run(["chown", "--recursive", "--no-dereference", f"{self.made}:", str(folder)], check=True)
 
     def command(self, words: list[str]) -> list[str]:
         """These words, run as this user."""
@@ -96,8 +98,9 @@ class Trial:
         start, last = time.monotonic(), ""
         self.write(f"== {title}: {' '.join(words)}")
         print(f"fresh machine: {title}: {' '.join(words)}", flush=True)
+        # git refuses to clone what belongs to another user
         process = subprocess.Popen(
-            self.user.command(words),
+            words if title == "clone" else self.user.command(words),
             cwd=str(folder),
             env=self.variables,
             stdin=subprocess.DEVNULL,
@@ -155,14 +158,13 @@ def folder_size(path: Path) -> int:
 
 
 def steps(arguments: argparse.Namespace, trial: Trial) -> list[dict[str, Any]]:
-    """Clones and runs the commands; stops at the first that fails to start at all, the clone."""
+    """Clones and runs the commands; without a clone there is nothing to run."""
     clone = trial.user.home / "fairseq-mhmoe"
-    # a clone made by root of another owner's repository; git would refuse it to a new user
-    git = ["git", "-c", f"safe.directory={arguments.repository}", "-c", f"safe.directory={arguments.repository}/.git"]
-    words = [*git, "clone", "--quiet", "--no-local", arguments.repository, str(clone)]
+    words = ["git", "clone", "--quiet", "--no-local", arguments.repository, str(clone)]
     done = [trial.run("clone", words, trial.user.home)]
     if done[0]["status"] != 0:
         return done
+    trial.user.take(clone)
     for name in STEPS if arguments.only is None else (arguments.only,):
         more = shlex.split(os.environ.get(f"FRESH_{name.upper()}_ARGUMENTS", ""))
         done.append(trial.run(name, ["bash", f"scripts/{name}.sh", *more], clone))
