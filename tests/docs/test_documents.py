@@ -31,6 +31,7 @@ from fairseq_mhmoe.cli import (
 )
 from fairseq_mhmoe.models.multimodal_options import MHMoEMultimodalConfig
 from fairseq_mhmoe.models.options import MHMoELanguageModelConfig
+from scripts.machine import doctor, fresh, versions
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -105,6 +106,7 @@ def options_of_the_programs():
     own += lm_eval.make_parser(), zero_shot_parser(), reproduce_arguments.make_parser(), images_parser()
     own += image_codes.make_parser(), train_image_tokenizer.make_parser()
     own += coco_captions.make_parser(), evaluate_captions.make_parser(), score_captions.make_parser()
+    own += doctor.make_parser(), fresh.make_parser(), versions.make_parser()
     own += vqa.make_parser(), nlvr2.make_parser(), evaluate_vqa.make_parser(), evaluate_nlvr2.make_parser()
     for parser in (get_args_parser(), benchmark, *own, *commands.values()):
         names |= set(parser._option_string_actions)

@@ -27,6 +27,9 @@ SCRIPTS = {
     "benchmarks/performance.sh": ("option", "45 minutes; tests/benchmarks"),
     "benchmarks/gpu.sh": ("option", "needs a GPU; tests/benchmarks/test_scripts.py"),
     "scripts/test.sh": ("is there", "it is what runs this"),
+    "scripts/doctor.sh": ("is there", "imports torch four times; tests/scripts/test_doctor.py"),
+    "scripts/supported_versions.sh": ("is there", "makes environments; tests/scripts/test_supported_versions.py"),
+    "scripts/fresh_machine_test.sh": ("is there", "makes an environment; tests/scripts/test_fresh_machine.py"),
     "scripts/setup.sh": ("is there", "makes an environment of gigabytes"),
 }
 
