@@ -251,10 +251,12 @@ def validate(original, cfg, trainer, task, epoch_itr, subsets):
 
 def valid_step(original, trainer, *args, **kwargs):
     """One batch of validation; all ranks make as many."""
-    logged = original(trainer, *args, **kwargs)
     stop = _Job.stop
+    # one that fairseq makes again, after this rank ran out of memory, is within another: ranks would count differently
+    number = None if stop is None else stop.batches + 1
+    logged = original(trainer, *args, **kwargs)
     if stop is not None and stop.save_now is not None and not stop.agreed:
-        stop.batches += 1
+        stop.batches = number
         if stop.batches % BATCHES == 0:
             stop.decide()
             if stop.agreed:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import fairseq_cli.train
 import pytest
@@ -106,6 +107,18 @@ def test_a_request_while_validating_saves_first_and_validates_to_the_end(run, mo
     assert "batch" in happened[3:] and happened.count("save") == 1
     assert updates_in(folder / "checkpoint_last.pt") == 2
     assert (folder / preemption.MARKER).exists()
+
+
+def test_a_batch_made_again_after_running_out_of_memory_counts_once(monkeypatch):
+    stop = SimpleNamespace(batches=0, save_now=print, agreed=False)
+    monkeypatch.setattr(preemption._Job, "stop", stop)
+    monkeypatch.setattr(preemption, "BATCHES", 9)
+
+    def again(trainer):
+        return preemption.valid_step(lambda trainer: None, trainer)
+
+    preemption.valid_step(again, None)
+    assert stop.batches == 1
 
 
 def test_a_failure_is_not_an_early_stop(run, monkeypatch, tmp_path):
