@@ -6,6 +6,7 @@ old weights and the new position is written at once. Until it is there a trainin
 spike again, and goes back to the same checkpoint.
 """
 
+import ast
 import json
 import logging
 import os
@@ -42,6 +43,11 @@ def check_settings(cfg):
                 f"--on-loss-spike rewind goes back to complete checkpoints, which {option} does not write: leave it "
                 "out, or take --on-loss-spike log"
             )
+    if cfg.optimization.use_bmuf:
+        raise ValueError(
+            "--on-loss-spike rewind needs a loss that all ranks share, and with --use-bmuf each has its own: leave it "
+            "out, or take --on-loss-spike log"
+        )
 
 
 def go_back(trainer):
@@ -122,7 +128,11 @@ def restore(trainer, path):
     """Loads the state of a checkpoint into a trainer in the middle of an epoch, whose clock and data go on."""
     clock = trainer._previous_training_time, trainer._start_time
     left_out = trainer.mhmoe_nonfinite
-    trainer.load_checkpoint(str(path), reset_meters=True)
+    # the new optimizer is built beside this one, on a device that may be full
+    trainer.zero_grad()
+    getattr(trainer.optimizer.optimizer, "state", {}).clear()
+    overrides = ast.literal_eval(trainer.cfg.checkpoint.optimizer_overrides)
+    trainer.load_checkpoint(str(path), optimizer_overrides=overrides, reset_meters=True)
     trainer._previous_training_time, trainer._start_time = clock
     trainer.mhmoe_nonfinite.total = left_out.total
     trainer.lr_step_begin_epoch(trainer.mhmoe_epoch_itr.epoch)
@@ -145,6 +155,6 @@ def put_aside_and_note(save_dir, updates, rewinds):
                 logger.warning(f"{path.name} was saved in the spike: it is now {path.name}.undone")
         sync_folder(save_dir)
         write_text(Path(save_dir, LOG), json.dumps(rewinds, indent=1) + "\n")
-    except OSError as error:
+    except (ValueError, OSError) as error:
         return error
     return None

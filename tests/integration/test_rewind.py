@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from fairseq import checkpoint_utils
+from fairseq.trainer import Trainer
 
 from fairseq_mhmoe.checkpoint import load_merged
 from fairseq_mhmoe.checkpoint.reading import verify
@@ -131,6 +132,23 @@ def test_too_many_rewinds_end_the_training(run):
 def test_it_is_refused_where_there_would_be_nothing_to_go_back_to(make_trainer, words):
     with pytest.raises(ValueError, match=f"--on-loss-spike rewind .* which {words[0]} does not write"):
         make_trainer(*SETTINGS, *words)
+
+
+def test_it_is_refused_where_ranks_would_decide_alone(make_trainer):
+    with pytest.raises(ValueError, match="--on-loss-spike rewind needs a loss that all ranks share"):
+        make_trainer(*SETTINGS, "--use-bmuf")
+
+
+def test_the_moments_make_room_before_others_are_loaded(run, monkeypatch):
+    kept, load = [], Trainer.load_checkpoint
+
+    def look(trainer, *args, **kwargs):
+        kept.append(len(trainer.optimizer.optimizer.state))
+        return load(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "load_checkpoint", look)
+    assert len(run("run", 13, *SETTINGS).optimizer.optimizer.state) > 0
+    assert kept[-1] == 0
 
 
 def spoil_batches():
