@@ -64,7 +64,8 @@ run() {
 }
 
 finish() {
-  if [[ -e $MARKER ]]; then
+  # one from before this start: the training failed before it could remove it
+  if [[ -e $MARKER && $(<"$MARKER") != "$old_marker" ]]; then
     printf 'elastic: stopped early: the same command goes on\n' >&2
     exit 75
   fi
@@ -83,6 +84,9 @@ main() {
   printf '\n'
   ((DRY_RUN == 0)) || exit 0
   check
+  old_marker=none
+  # other nodes may train already, so it is not removed here
+  [[ ! -e $MARKER ]] || old_marker=$(<"$MARKER")
   run "${command[@]}"
   finish
 }

@@ -119,6 +119,14 @@ def test_a_failure_is_not_queued_again(script, place):
     assert "requeue" not in notes(place)
 
 
+def test_an_elastic_job_that_failed_early_does_not_end_as_the_one_before(place):
+    folder = Path(place["SAVE_DIR"])
+    folder.mkdir()
+    (folder / "stopped_early.json").write_text('{"updates": 7}')
+    status, output = run("elastic.sh", place | {"TRAINING": "fail"})
+    assert (status, "failed with status 3" in output) == (3, True), output
+
+
 @pytest.mark.parametrize("script, passed_on", [("slurm_gpu.sbatch", "SIGUSR1"), ("slurm_node.sbatch", "SIGTERM")])
 def test_near_the_time_limit_a_job_saves_and_is_queued_again(script, passed_on, place):
     status, output = run_and_signal(script, place, signal.SIGUSR1)
