@@ -28,6 +28,7 @@ Variables:
   PYTHON      the Python to make it with                          default: python3, else python3.12, 3.11, 3.10
   TORCH_SPEC  what to install for torch and torchvision, together, default: the versions in constraints.txt
               e.g. TORCH_SPEC="torch==2.9.1 torchvision==0.24.1"
+  HASHES=1    take only files whose hashes stand in constraints-hashes.txt (Python 3.11, Linux on x86-64)
   PIP_...     pip's own, e.g. PIP_INDEX_URL or PIP_EXTRA_INDEX_URL for another build of torch
 TEXT
 }
@@ -151,17 +152,56 @@ write_constraints() {
   } >"$VENV/constraints.txt"
 }
 
-install_everything() {
+# pinned NAME...: the entries of constraints-hashes.txt that have these names; "all but NAME..." for the others.
+pinned() {
+  local but=0
+  if [[ $1 == "all but" ]]; then
+    but=1
+    shift
+  fi
+  awk -v names=" $* " -v but="$but" '
+    /^[A-Za-z0-9]/ { split($0, parts, "=="); wanted = (index(names, " " tolower(parts[1]) " ") > 0) != but }
+    wanted' "$ROOT/constraints-hashes.txt"
+}
+
+install_by_hashes() {
+  local remedy="see the log above; a hash that differs is a file that differs: ask where it comes from before going on"
+  local options=(--require-hashes --no-deps --no-build-isolation)
+  "$VENV/bin/python" -c "import platform, sys
+sys.exit((*sys.version_info[:2], platform.machine()) != (3, 11, 'x86_64'))" ||
+    fail "constraints-hashes.txt is for Python 3.11 on x86-64" "choose it with PYTHON, or leave out HASHES"
+  [[ $(torch_spec) == "$(pinned_torch)" ]] ||
+    fail "TORCH_SPEC asks for a torch that has no hashes" "leave out TORCH_SPEC or HASHES"
+  pinned pip setuptools wheel cython numpy pybind11 packaging >"$VENV/hashes-tools.txt"
+  pinned "all but" fairseq-fixed >"$VENV/hashes-rest.txt"
+  pinned fairseq-fixed >"$VENV/hashes-fairseq.txt"
+  step "build tools, by their hashes" "$remedy" pip_install "${options[@]}" -r "$VENV/hashes-tools.txt"
+  step "torch and what else is needed, by their hashes (a large download)" "$remedy" \
+    pip_install "${options[@]}" -r "$VENV/hashes-rest.txt"
+  step "fairseq, compiled here against that torch (about 4 minutes)" "$remedy" \
+    pip_install "${options[@]}" --no-cache-dir --no-binary fairseq-fixed -r "$VENV/hashes-fairseq.txt"
+  ((DEPENDENCIES_ONLY)) || step "this package" "$remedy" pip_install --no-deps --no-build-isolation --editable "$ROOT"
+}
+
+# What setup.py asks for; it only has to be read, so that the package's own files may be missing.
+requirements() {
+  (
+    cd "$ROOT"
+    "$VENV/bin/python" - <<'PYTHON'
+import setuptools  # brings distutils
+from distutils.core import run_setup
+
+package = run_setup("setup.py", stop_after="init")
+print(*package.install_requires, *package.extras_require["dev"], sep="\n")
+PYTHON
+  )
+}
+
+install_by_versions() {
   local network="see the log above; is the package index reachable? (proxy: HTTPS_PROXY; a mirror: PIP_INDEX_URL)"
   local spec
   read -ra spec <<<"$(torch_spec)"
 
-  if [[ ! -x $VENV/bin/python ]]; then
-    "$PYTHON" -m venv "$VENV" || fail "cannot make $VENV" "choose a folder that can be written: VENV=path"
-  fi
-  supported_python "$VENV/bin/python" ||
-    fail "$VENV has no working Python 3.10, 3.11 or 3.12" "remove it, or set VENV to another path"
-  : >"$LOG"
   step "build tools" "$network" \
     pip_install --upgrade -c "$ROOT/constraints.txt" pip "setuptools>=70" wheel cython numpy pybind11
   step "${spec[*]} (a large download)" "$network" pip_install "${spec[@]}"
@@ -171,10 +211,29 @@ install_everything() {
     "see the log above: a compiler error is often missing memory (set MAX_JOBS=1) or missing headers (python3-dev)" \
     pip_install --no-build-isolation --no-cache-dir --no-binary fairseq-fixed -c "$VENV/constraints.txt" \
     fairseq-fixed==0.12.3.1
+  if ((DEPENDENCIES_ONLY)); then
+    requirements >"$VENV/requirements.txt"
+    step "what this package and its tests need" "$network" \
+      pip_install -c "$VENV/constraints.txt" -r "$VENV/requirements.txt"
+    return
+  fi
   step "this package and what its tests need" "$network" \
     pip_install -c "$VENV/constraints.txt" --editable "${ROOT}[dev]"
+}
+
+install_everything() {
+  if [[ ! -x $VENV/bin/python ]]; then
+    "$PYTHON" -m venv "$VENV" || fail "cannot make $VENV" "choose a folder that can be written: VENV=path"
+  fi
+  supported_python "$VENV/bin/python" ||
+    fail "$VENV has no working Python 3.10, 3.11 or 3.12" "remove it, or set VENV to another path"
+  : >"$LOG"
+  if [[ -n ${HASHES:-} ]]; then
+    install_by_hashes
+  else
+    install_by_versions
+  fi
   if ((DEPENDENCIES_ONLY)); then
-    step "this package out again" "see the log above" "$VENV/bin/python" -m pip uninstall --yes fairseq-mhmoe
     return
   fi
   step "trying it" "remove $VENV and run bash scripts/setup.sh again; the log says what does not import" \

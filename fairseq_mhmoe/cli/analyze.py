@@ -8,7 +8,7 @@
 """
 
 import argparse
-import importlib
+import importlib.util
 import sys
 
 from fairseq_mhmoe.cli.messages import warnings_only
@@ -49,6 +49,10 @@ def main(words: list[str] | None = None) -> int:
     command, *rest = words
     if command not in COMMANDS:
         print(f"mhmoe-analyze: error: '{command}': expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    if importlib.util.find_spec("matplotlib") is None:
+        problem = "matplotlib is not installed: pip install 'fairseq-mhmoe[analysis]'"
+        print(f"mhmoe-analyze: error: {problem}", file=sys.stderr)
         return 2
     arguments = make_parser(command).parse_args(rest)
     try:
