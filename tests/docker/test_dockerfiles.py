@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,23 @@ def test_the_layer_of_dependencies_has_what_setup_reads(instructions):
     read |= set(re.findall(r"[\w.]+\.(?:py|toml|txt)\b", re.search(r"sha256sum (.+)", setup_sh)[1]))
     assert read <= copied
     assert not any(word in copied for word in (".", "fairseq_mhmoe", "scripts"))
+
+
+def test_the_layer_of_dependencies_is_enough_to_read_what_is_needed(tmp_path):
+    words = [each.rest.split() for each in INSTRUCTIONS["Dockerfile.a100"] if each.stage == "environment"]
+    for *names, folder in (each for each in words if each[-1].endswith("/")):
+        for name in names:
+            (tmp_path / folder).mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / folder)
+    program = re.search(r"<<'PYTHON'\n(.+?)^PYTHON", (ROOT / "scripts/setup.sh").read_text(), re.MULTILINE | re.DOTALL)[
+        1
+    ]
+    done = subprocess.run(
+        [sys.executable, "-"], input=program, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert {"torchscale==0.3.0", "fairseq-fixed==0.12.3.1"} <= set(done.stdout.split())
+    assert "pytest>=8" in done.stdout and "fairseq-mhmoe" not in done.stdout
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a checkout, to know which files are tracked")
