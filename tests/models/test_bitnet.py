@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from fairseq_mhmoe.moe.bitlinear import TernaryLinear
+from tests.torch_features import needs_grouped_mm
 
 BITS = dict(input_bits=8, weight_bits=1, input_quant_method="absmax_per_token", weight_quant_method="absmean")
 BODY = dict(activation_fn="silu", rms_norm=True, no_bias=True, rotary_embed=True, no_token_positional_embeddings=True)
@@ -73,6 +74,7 @@ def test_runs_in_half_precision(build, tokens, dtype, mixed):
         assert parameter.dtype == parameter.grad.dtype == kept and parameter.grad.isfinite().all(), name
 
 
+@needs_grouped_mm
 def test_shapes_on_the_meta_device(build, tokens):
     model = build(**BODIES["shared expert"], **BITS).to("meta", torch.bfloat16)
     logits, _ = model(tokens(2, 8).to("meta"))

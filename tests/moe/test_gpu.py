@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from fairseq_mhmoe.moe import MoEConfig, MoELayer, backends
-from tests.torch_features import GROUPED_MM, needs_grouped_mm
+from tests.torch_features import GROUPED_MM, needs_fake_gpu, needs_grouped_mm
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SIZES = dict(d_model=64, num_experts=8, ffn_dim=96, top_k=2)
@@ -88,6 +88,7 @@ def forward_on_fake_gpu(backend, rules):
         return layer.to("cuda")(x, torch.zeros(2, 16, dtype=torch.bool, device="cuda"))[0]
 
 
+@needs_fake_gpu
 @pytest.mark.parametrize("backend", NOT_WAITING)
 @pytest.mark.parametrize("rules", [*RULES.values(), BITNET], ids=[*RULES, "BitNet"])
 def test_forward_on_a_gpu_asks_for_no_value(h100, backend, rules):
@@ -95,6 +96,7 @@ def test_forward_on_a_gpu_asks_for_no_value(h100, backend, rules):
     assert y.device.type == "cuda" and y.shape == (2, 16, SIZES["d_model"])
 
 
+@needs_fake_gpu
 @pytest.mark.parametrize("backend, rules", [("loop", {}), ("bmm", {})])
 def test_fake_gpu_notices_who_asks(h100, backend, rules):
     with pytest.raises(DataDependentOutputException):

@@ -10,6 +10,7 @@ from fairseq_mhmoe.moe import MoEConfig, MoELayer
 from fairseq_mhmoe.moe.layer import merge_heads, project, split_heads
 from fairseq_mhmoe.moe.selection import select_experts
 from fairseq_mhmoe.moe.stats import unpack
+from tests.torch_features import needs_grouped_mm
 
 from .reference import int8_rows, run_experts, ternary
 
@@ -232,6 +233,7 @@ def test_autocast_runs_the_experts_in_its_type_and_the_router_in_float32():
     assert seen == [(torch.bfloat16, torch.bfloat16)] and l_aux.dtype == torch.float32
 
 
+@needs_grouped_mm
 @pytest.mark.parametrize(
     "rules",
     [
