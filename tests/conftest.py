@@ -57,6 +57,10 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """What was imported stays: collecting garbage need not walk over it again and again."""
+    if "hydra" in sys.modules:
+        from . import composing
+
+        composing.remember()
     gc.collect()
     gc.freeze()
 

@@ -12,9 +12,19 @@ from torch.utils import tensorboard  # noqa: F401
 import fairseq_mhmoe
 import fairseq_mhmoe.models.multimodal_encoder  # noqa: F401  (what multimodal models import when they are built)
 
-# hydra's parsers keep what they have found out about their grammars
+from . import composing
+
+# hydra's parsers keep what they have found out about their grammars, and composing.py what groups bring along
+composing.remember()
 words = ["data", "--task", "language_modeling", "--path", "checkpoint.pt"]
 convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_validation_parser(), words))
+for kind in (
+    "--arch mhmoe_lm_tiny --task gpt --criterion moe_cross_entropy",
+    "--arch mhmoe_multimodal_tiny --task masked_multimodal --criterion masked_multimodal",
+    "--arch mhmoe_multimodal_tiny --task vqa --criterion vqa",
+):
+    words = ["data", *kind.split(), "--optimizer", "adam"]
+    convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words))
 
 # so that collecting garbage in a fork neither walks over all this nor copies its pages
 gc.collect()
