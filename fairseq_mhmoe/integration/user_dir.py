@@ -28,6 +28,8 @@ def import_user_module(original, args):
     user_dir = getattr(args, "user_dir", None)
     if user_dir is None or Path(user_dir).resolve() == PACKAGE:
         return None
+    if user_dir == PACKAGE.name and not Path(user_dir).exists():
+        return None  # as the shipped configurations name it, away from the repository
     if Path(user_dir).resolve().name == PACKAGE.name:
         raise ImportError(
             f"--user-dir {user_dir} is another copy of {PACKAGE.name} than {PACKAGE}, which is already imported: "

@@ -40,6 +40,7 @@ MADE_LATER = ("runs/", "data/", "work/", ".venv")
 # of srun, of docs/data.md's demonstrations, of WikiExtractor, and of fairseq-interactive
 OF_OTHERS = {"--ntasks-per-node", "--requeue", "--signal", "--batch", "--sources", "--json", "--max-len-b", "--logdir"}
 OF_OTHERS |= {"--gpus", "--languages", "--map-by"}  # of docker, of docs/data.md's demonstrations, of mpirun
+OF_OTHERS |= {"--no-build-isolation", "--no-binary"}  # of pip
 
 
 def rows_of(section, *columns):

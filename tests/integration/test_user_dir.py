@@ -50,6 +50,14 @@ def test_the_imported_package_may_be_named_in_any_spelling(tmp_path, monkeypatch
         import_user_dir(path)
 
 
+def test_the_bare_name_away_from_the_repository_is_this_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    utils.import_user_module(argparse.Namespace(user_dir="fairseq_mhmoe"))
+    (tmp_path / "fairseq_mhmoe").mkdir()
+    with pytest.raises(ImportError, match="another copy"):
+        utils.import_user_module(argparse.Namespace(user_dir="fairseq_mhmoe"))
+
+
 def test_no_user_dir_is_no_error():
     utils.import_user_module(argparse.Namespace(user_dir=None))
     utils.import_user_module(argparse.Namespace())

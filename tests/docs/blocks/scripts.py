@@ -31,6 +31,8 @@ SCRIPTS = {
     "scripts/supported_versions.sh": ("is there", "makes environments; tests/scripts/test_supported_versions.py"),
     "scripts/fresh_machine_test.sh": ("is there", "makes an environment; tests/scripts/test_fresh_machine.py"),
     "scripts/setup.sh": ("is there", "makes an environment of gigabytes"),
+    "scripts/lock.sh": ("is there", "asks the package index"),
+    "scripts/audit.sh": ("is there", "asks a vulnerability service"),
 }
 
 
