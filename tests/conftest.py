@@ -24,20 +24,21 @@ hypothesis.settings.load_profile("here")
 
 # The files that take longest, which start first: two workers then end together (scripts/test.sh).
 LONGEST = """
-    distributed/test_equality_training benchmarks/test_train_step distributed/test_kill data_prep/test_executors
+    distributed/test_equality_training docs/test_blocks distributed/test_kill benchmarks/test_train_step
+    distributed/test_preemption data_prep/test_executors
     cli/test_demo cli/test_reproduce data_prep/test_pipeline distributed/test_equality distributed/test_resume
     distributed/test_masked_multimodal end_to_end/test_masked_multimodal cli/test_evaluate_multimodal
     benchmarks/test_moe_layer distributed/test_launch data_prep/test_demo_english integration/test_user_dir
-    docs/test_blocks scripts/test_train_image_tokenizer_command end_to_end/test_finetuning
+    scripts/test_train_image_tokenizer_command end_to_end/test_finetuning examples/test_custom_router
     benchmarks/test_data_preparation scripts/test_run_training scripts/test_pretrain_training
     end_to_end/test_train_and_evaluate distributed/test_failures end_to_end/test_precision_and_steps
+    integration/test_rewind integration/test_nonfinite integration/test_disk_space integration/test_preemption
     integration/test_resume test_paper_configs end_to_end/test_bad_input tasks/test_gpt_batches
     distributed/test_exchange distributed/test_equality_overflow moe/test_torchscale benchmarks/test_cross_entropy
     tasks/test_gpt integration/test_checkpoint_loading golden/test_check export/test_export export/test_forward
     end_to_end/test_bitnet end_to_end/test_sources integration/test_weight_decay
     vision/test_training distributed/test_other_weights end_to_end/test_multimodal_input end_to_end/test_captioning
     integration/test_layer_decay tasks/test_masked_multimodal distributed/test_finetuning
-    examples/test_custom_router
 """.split()
 
 WORDS = (
