@@ -1,5 +1,6 @@
 """scripts/doctor.sh on stand-in machines: files, programs and variables of each finding's making."""
 
+import ast
 import json
 import os
 import subprocess
@@ -208,3 +209,15 @@ def test_help_explains_every_option():
     )
     named = {option for action in doctor.make_parser()._actions for option in action.option_strings if "--" in option}
     assert result.returncode == 0 and all(option in result.stdout for option in named - {"--help"})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts/machine").rglob("*.py")), ids=lambda path: path.name)
+def test_an_old_python_without_packages_can_run_it(path):
+    tree = ast.parse(path.read_text(), feature_version=(3, 8))
+    assert ast.get_docstring(tree)
+    if path.parent.name == "probes" and path.name != "lock.py":
+        return  # run by the environment's Python
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+        assert all(name.partition(".")[0] in sys.stdlib_module_names for name in names)
