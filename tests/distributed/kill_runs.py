@@ -185,19 +185,19 @@ def differences(expected_dir, found_dir):
     return different
 
 
-def torture(folder, kills, processes, seed, job_class):
-    """Runs until `kills` kills were made -> list of Run."""
+def torture(folder, kills, processes, seed, job_class, yardstick=None):
+    """Runs until `kills` kills were made -> list of Run; yardstick: the class for the undisturbed run, if another."""
     rng = random.Random(seed)
     data = write_data(folder / "data")
 
-    def starter(save_dir):
+    def starter(save_dir, start=job_class):
         words = command(data, save_dir)
-        return lambda log: job_class(words, processes, {"MHMOE_SAVE_PAUSE": str(PAUSE), "MHMOE_SAVE_LOG": str(log)})
+        return lambda log: start(words, processes, {"MHMOE_SAVE_PAUSE": str(PAUSE), "MHMOE_SAVE_LOG": str(log)})
 
     expected = folder / "undisturbed" / "run"
     expected.parent.mkdir()
     begin = time.monotonic()
-    undisturbed = train_until_the_end(starter(expected), expected.parent, rng, processes, 0, 0)
+    undisturbed = train_until_the_end(starter(expected, yardstick or job_class), expected.parent, rng, processes, 0, 0)
     duration = (time.monotonic() - begin) / 2  # the first start also starts the server of forks
     if undisturbed.failures:
         raise RuntimeError(f"the undisturbed run failed: {undisturbed.failures[0]}")
