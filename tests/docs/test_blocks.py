@@ -15,7 +15,7 @@ from .blocks.small import shrink, value
 from .blocks.stand_ins import STAND_INS
 
 # Their blocks go on from each other, in one folder. Those of other documents stand alone.
-TUTORIALS = ("docs/quick-start.md", "docs/custom-router.md")
+TUTORIALS = ("docs/quick-start.md", "docs/custom-router.md", "docs/installing.md")
 
 
 def cases():

@@ -21,7 +21,8 @@ class RunsCode:
 def test_a_pickle_with_code_is_refused_by_name_and_not_run(tmp_path, capsys):
     path = tmp_path / "foreign.pt"
     torch.save({"model": RunsCode()}, path)
-    with pytest.raises(ValueError, match="foreign.pt is refused: reading it would run code, it holds (builtins.)?print"):
+    refusal = "foreign.pt is refused: reading it would run code, it holds (builtins.)?print"
+    with pytest.raises(ValueError, match=refusal):
         checkpoint_utils.load_checkpoint_to_cpu(str(path))
     assert "must not be printed" not in capsys.readouterr().out
 

@@ -26,6 +26,8 @@ from .scripts import bash, take_options
 
 # What a reader is told to install beside this package.
 INSTALLED_BY_READERS = {"img2dataset", "ray", "wandb", "pip", "build", "uv"}
+# What docs/installing.md installs before fairseq.
+INSTALLED_BY_READERS |= {"torch", "torchvision", "numpy", "cython", "pybind11", "setuptools", "wheel", "fairseq-fixed"}
 
 
 def pip(words: list[str]):
@@ -34,6 +36,7 @@ def pip(words: list[str]):
         raise SystemExit(f"pip {' '.join(words)}: only install is known here")
     files, names = [], []
     valued = "-e --editable -r --requirement -c --constraint --index-url --extra-index-url --find-links -f --target"
+    valued += " --no-binary"
     flags = "-U --upgrade -q --quiet --no-index --no-deps --no-build-isolation --require-hashes --no-cache-dir --user"
     rest = words[1:]
     while rest:
@@ -119,7 +122,17 @@ def tensorboard(words: list[str]):
         raise SystemExit(f"tensorboard: no events in {given['--logdir']}; {rest}")
 
 
+def build(words: list[str]):
+    """python -m build: the wheel's name; tests/packaging builds it."""
+    if words:
+        raise SystemExit(f"python -m build {' '.join(words)}: no options are known here")
+    version = re.search(r'^__version__ = "(.+)"$', (ROOT / "fairseq_mhmoe/__init__.py").read_text(), re.M)[1]
+    Path("dist").mkdir(exist_ok=True)
+    Path("dist", f"fairseq_mhmoe-{version}-py3-none-any.whl").touch()
+
+
 STAND_INS = {
+    "build": build,  # network, for what it builds with
     "tensorboard": tensorboard,  # a server
     "bash": bash,  # scripts of the repository that take minutes
     "sh": bash,
