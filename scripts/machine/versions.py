@@ -176,7 +176,17 @@ class Matrix:
         if self._call(log, ["bash", "scripts/setup.sh"], settings, TORCH_SPEC=spec) != 0:
             return {"result": "no environment", **self._facts(venv)}
         print(f"{pair.name}: {self.arguments.tests} tests", flush=True)
-        words = [str(venv / "bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        words = [
+            str(venv / "bin/python"),
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--timeout",
+            "1200",
+            f"--junitxml={report}",
+        ]
         words += ["-n", str(self.arguments.workers), "--dist", "loadfile"] if self.arguments.workers > 1 else []
         threads = {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
         status = self._call(log, [*words, *TESTS[self.arguments.tests]], threads)
