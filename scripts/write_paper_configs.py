@@ -248,7 +248,7 @@ README_TOP = """# Configurations
 
 Start one from the repository's root; `task.data` is a folder that `data_prep` wrote:
 
-```
+```bash
 torchrun --nproc-per-node 8 -m fairseq_mhmoe.cli.hydra_train --config-dir configs \\
   --config-name v1/english_mhmoe_8experts task.data=data/redpajama
 mhmoe-cost configs/v1/english_mhmoe_8experts.yaml configs/v1/english_xmoe_8experts.yaml

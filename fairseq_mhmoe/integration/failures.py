@@ -21,6 +21,7 @@ from fairseq_mhmoe.moe import MoELayer
 
 BLOCK = re.compile(r"(^|\.)layers\.\d+$")  # fairseq's name for the blocks of encoders and decoders
 COLLECTIVE = re.compile(r"\bgloo/|\bNCCL\b|exchange with the other ranks failed")
+PACKAGES = {"fairseq", "fairseq_cli", "fairseq_mhmoe"}
 GRACE = 3  # seconds in which the cause of a broken connection may still be reported by the rank that broke it
 
 
@@ -151,7 +152,7 @@ def place_of(error):
     place, frame = "an unknown place", error.__traceback__
     while frame is not None:
         path = Path(frame.tb_frame.f_code.co_filename)
-        if any(name.startswith("fairseq") for name in path.parts[-4:]):
+        if PACKAGES & set(path.parts[-4:]):
             place = f"{frame.tb_frame.f_code.co_name} ({path.name})"
         frame = frame.tb_next
     return place

@@ -47,7 +47,8 @@ def training(found):
 
 def programs(found):
     return [
-        next(word for word in words if re.search(r"fairseq-\w|^data_prep|^fairseq_mhmoe\.", word)) for words in found
+        next(word for word in words if re.match(r"fairseq-\w|data_prep|fairseq_mhmoe\.", Path(word).name))
+        for words in found
     ]
 
 
